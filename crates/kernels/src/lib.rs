@@ -1,0 +1,15 @@
+//! Arithmetic on buffers for LLaMA. Knows shapes and weight formats, and no layer.
+//!
+//! * [`Backend`] is the narrow waist: every operation that a LLaMA needs, forward beside backward.
+//! * [`format`] holds the weight formats, one file each.
+
+pub mod backend;
+pub mod dtype;
+pub mod format;
+
+pub use backend::{
+    Activation, AdamW, AttentionForward, AttentionGrads, AttentionOutputs, AttentionSpec, Backend,
+    KvShape, Mask, OutOfMemory, RmsNorm, RopeLayout, RopeTable, Span, WeightData,
+};
+pub use dtype::Dtype;
+pub use format::Format;

@@ -1,0 +1,1 @@
+//! LLaMA, whole: configuration, tokenizers, checkpoints, the model, generation.
