@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use puna_kernels::{Backend, Dtype, Format, OutOfMemory, WeightData};
 
-use super::rope::Rope;
+use super::rope::{Rope, RopeError};
 use super::{Attention, Block, Linear, LlamaForCausalLM, LlamaModel, Mlp, Norm};
 use crate::checkpoint::{Checkpoint, CheckpointError, Tensor};
 use crate::config::{ConfigError, LlamaConfig};
@@ -28,6 +28,9 @@ pub enum LoadError {
     /// The configuration asks for something that no LLaMA has.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The rotary frequencies in the file do not fit.
+    #[error(transparent)]
+    Rope(#[from] RopeError),
     /// A tensor has another shape than the configuration says.
     #[error("{tensor} has shape {found:?}, but the configuration asks for {expected:?}")]
     Shape {
@@ -122,8 +125,8 @@ impl<B: Backend> Loader<'_, B> {
 
     fn attention(&self, prefix: &str) -> Result<Attention<B>, LoadError> {
         let config = self.config();
-        let (hidden, head_dim) = (config.hidden_size, config.head_dim());
-        let (n_heads, n_kv_heads) = (config.num_attention_heads, config.num_key_value_heads());
+        let (hidden, head_dim) = (config.hidden_size, config.head_dim);
+        let (n_heads, n_kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
         let linear = |name: &str, out: usize, input: usize| {
             self.linear(&format!("{prefix}.{name}"), out, input, config.attention_bias)
         };
@@ -201,7 +204,7 @@ impl<B: Backend> Loader<'_, B> {
 
     fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<B::Weight, LoadError> {
         let tensor = self.tensor(name, &[rows, cols])?;
-        let format = tensor.format()?;
+        let format = tensor.format;
         if self.keeps(format) {
             let bytes = tensor.bytes;
             return Ok(self.backend.weight(WeightData { format, rows, cols, bytes })?);

@@ -116,13 +116,10 @@ impl<B: Backend> LlamaModel<B> {
 
     fn embed(&self, batch: &Batch<'_>, ws: &mut Workspace<B>) {
         match batch.tokens {
-            Tokens::Ids(ids) => self.backend.embed(&self.embed_tokens, ids, &mut ws.x),
+            Tokens::Ids(ids) => {
+                self.backend.embed(&self.embed_tokens, ids, self.dtype, &mut ws.x);
+            }
             Tokens::Embeds(embeds) => self.backend.write(&mut ws.x, 0, embeds),
-        }
-        if self.dtype != Dtype::F32 {
-            let len = batch.rows() * self.config.hidden_size;
-            self.backend.scale(&mut ws.projected, 0.0, len);
-            self.backend.add_scaled(&mut ws.x, &ws.projected, 1.0, len, self.dtype);
         }
     }
 
@@ -131,6 +128,7 @@ impl<B: Backend> LlamaModel<B> {
         let pairs = ws.rope.rotary_dim() / 2;
         let len = positions.len() * pairs;
         let (cos, sin) = &mut ws.angles;
+        ws.rope.observe(positions);
         ws.rope.cos_sin(positions, &mut cos[..len], &mut sin[..len]);
         self.backend.write(&mut ws.cos, 0, &cos[..len]);
         self.backend.write(&mut ws.sin, 0, &sin[..len]);

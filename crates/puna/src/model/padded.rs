@@ -34,8 +34,8 @@ impl<B: Backend> DynamicCache<B> {
             n_layers: model.config.num_hidden_layers,
             n_blocks: batch * per_row,
             block_len: BLOCK_LEN,
-            n_kv_heads: model.config.num_key_value_heads(),
-            head_dim: model.config.head_dim(),
+            n_kv_heads: model.config.num_key_value_heads,
+            head_dim: model.config.head_dim,
             dtype,
         };
         let pool = model.backend.kv_cache(shape)?;

@@ -58,8 +58,8 @@ impl<B: Backend> Workspace<B> {
         };
         let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
         let (q_width, kv_width) = (
-            config.num_attention_heads * config.head_dim(),
-            config.num_key_value_heads() * config.head_dim(),
+            config.num_attention_heads * config.head_dim,
+            config.num_key_value_heads * config.head_dim,
         );
         let pairs = rope.rotary_dim() / 2;
         Ok(Self {
