@@ -106,7 +106,7 @@ impl<B: Backend> Loader<'_, B> {
             embed_tokens: self.weight("model.embed_tokens.weight", vocab, hidden)?,
             blocks,
             norm: self.norm("model.norm.weight")?,
-            rope: Rope::new(config, self.checkpoint.rope_factors()?)?,
+            rope: Rope::new(config, self.checkpoint.rope_factors())?,
             dtype: self.options.dtype,
             config: Arc::new(config.clone()),
             backend: Arc::clone(&self.backend),
@@ -184,8 +184,10 @@ impl<B: Backend> Loader<'_, B> {
         in_features: usize,
         has_bias: bool,
     ) -> Result<Linear<B>, LoadError> {
-        let bias = if has_bias {
-            Some(self.vector(&format!("{prefix}.bias"), out_features)?)
+        // A GGUF file may leave out biases that are zero.
+        let name = format!("{prefix}.bias");
+        let bias = if has_bias && self.checkpoint.contains(&name) {
+            Some(self.vector(&name, out_features)?)
         } else {
             None
         };
