@@ -96,7 +96,8 @@ pub(super) enum Processor {
     /// Keeps `s >= the k-th largest`, ties included.
     TopK(usize),
     /// In ascending order of `s`, drops ids while `cumsum(softmax(s)) <= 1 - p`. Of equal scores
-    /// the lower id goes first.
+    /// the higher id goes first, so that `p = 0` is greedy (PyTorch's order of ties is the
+    /// machine's).
     TopP(f64),
     /// Keeps `softmax(s) >= p * max(softmax(s))`.
     MinP(f64),
@@ -354,10 +355,9 @@ pub(super) fn descending(a: f32, b: f32) -> Ordering {
     b.partial_cmp(&a).unwrap_or(Ordering::Equal)
 }
 
-/// Descending keys; of equal ones the higher id first, so that it is kept longer (a stable
-/// ascending sort, read from its end).
+/// Descending keys; of equal ones the lower id first.
 fn likelier_first(a: &(f32, u32), b: &(f32, u32)) -> Ordering {
-    descending(a.0, b.0).then(b.1.cmp(&a.1))
+    descending(a.0, b.0).then(a.1.cmp(&b.1))
 }
 
 /// The last of `candidates` in descending order of key for which `keeps(key, id)` holds, asked in

@@ -201,13 +201,19 @@ fn report(logits: &[f32], id: usize, n: usize) -> (Option<f32>, Vec<(u32, f32)>)
     let logprob = |s: f32| (below_max(s) - log_total) as f32;
     let likelier_first =
         |a: &u32, b: &u32| descending(logits[*a as usize], logits[*b as usize]).then(a.cmp(b));
-    // Gathers twice as many as are asked for, then cuts back: one pass, memory `O(n)`.
+    // Gathers what exceeds the best bound known so far and cuts back: one pass, memory `O(n)`.
+    // A later id that equals the bound comes after it in the order, so it is not needed.
     let mut top: Vec<u32> = Vec::new();
+    let mut bound = None;
     let capacity = n.saturating_mul(2).max(64);
-    for id in 0..logits.len() as u32 {
-        top.push(id);
+    for (id, &logit) in logits.iter().enumerate() {
+        if n == 0 || bound.is_some_and(|bound| logit <= bound) {
+            continue;
+        }
+        top.push(id as u32);
         if top.len() == capacity {
-            top.select_nth_unstable_by(n, likelier_first);
+            let nth = *top.select_nth_unstable_by(n - 1, likelier_first).1;
+            bound = Some(logits[nth as usize]);
             top.truncate(n);
         }
     }
