@@ -1,5 +1,6 @@
 //! `q2_k`: 256 weights of 2 bits; each 16 have a scale and a minimum of 4 bits.
-//! In: 84 bytes. Out: `w[i] = (d * scale) * q[i] - (dmin * min)`, each step rounded.
+//! In: 84 bytes. Out: `w[i] = (d * scale) * q[i] - (dmin * min)`; both products are
+//! exact, the difference rounds.
 
 use std::array::from_fn;
 
