@@ -9,7 +9,7 @@ model has them, the rest is random to the last bit. digests.txt holds, for each 
 of random blocks and the digest of their values; the test makes the same blocks from the name.
 activations.txt does so for what q8_0 and q8_k make of activations.
 
-The values are those of gguf.quants.dequantize. It does not know q8_k: its values, and both
+The values are those of gguf.quants.dequantize (gguf 0.19). It does not know q8_k: its values, and both
 activations, come from the formulas written out below. With --ggml everything is compared with
 that compiled ggml as well (any wheel that carries a libggml-base.so will do), and the script
 fails on the first format that differs.
@@ -148,6 +148,10 @@ class TypeTraits(ctypes.Structure):
     ]
 
 
+def pointer(array):
+    return ctypes.c_void_p(array.ctypes.data)
+
+
 class Ggml:
     """A compiled ggml. It is C: it reads and writes where it is told."""
 
@@ -158,7 +162,11 @@ class Ggml:
         if initialise is not None:
             # Older versions fill their table of binary16 on the first context.
             class Params(ctypes.Structure):
-                _fields_ = [("size", ctypes.c_size_t), ("buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool)]
+                _fields_ = [
+                    ("size", ctypes.c_size_t),
+                    ("buffer", ctypes.c_void_p),
+                    ("no_alloc", ctypes.c_bool),
+                ]
 
             initialise.argtypes, initialise.restype = [Params], ctypes.c_void_p
             initialise(Params(1024, None, True))
@@ -176,19 +184,22 @@ class Ggml:
         else:
             assert name == "q8_k", name
             row = self.library.dequantize_row_q8_K
-            row(ctypes.c_void_p(blocks.ctypes.data), ctypes.c_void_p(out.ctypes.data), ctypes.c_int64(out.size))
+            row(pointer(blocks), pointer(out), ctypes.c_int64(out.size))
         return out
 
     def activations(self, name, x):
         length, n_bytes = sizes(name)
         out = np.zeros(x.size // length * n_bytes, np.uint8)
-        row = getattr(self.library, {"q8_0": "quantize_row_q8_0_ref", "q8_k": "quantize_row_q8_K_ref"}[name])
-        row(ctypes.c_void_p(x.ctypes.data), ctypes.c_void_p(out.ctypes.data), ctypes.c_int64(x.size))
+        functions = {"q8_0": "quantize_row_q8_0_ref", "q8_k": "quantize_row_q8_K_ref"}
+        row = getattr(self.library, functions[name])
+        row(pointer(x), pointer(out), ctypes.c_int64(x.size))
         return out
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--ggml", help="a compiled libggml-base.so to compare with")
     ggml = (path := parser.parse_args().ggml) and Ggml(path)
     FOLDER.mkdir(parents=True, exist_ok=True)
@@ -208,7 +219,7 @@ def main():
         if compared[0] is not None:
             assert digest(compared[0]) == digest(floats), name
             assert digest(compared[1]) == digest(values(name, many)), name
-            print(f"{name}: gguf's values are ggml's")
+            print(f"{name}: these values are ggml's")
     (FOLDER / "digests.txt").write_text("".join(lines))
 
     lines = []

@@ -149,7 +149,11 @@ proptest! {
     #[test]
     fn row_bytes_never_wraps(
         format in any_format(),
-        cols in prop_oneof![any::<usize>(), 0_usize..2048, (0..=usize::MAX / 256).prop_map(|n| n * 256)],
+        cols in prop_oneof![
+            any::<usize>(),
+            0_usize..2048,
+            (0..=usize::MAX / 256).prop_map(|n| n * 256),
+        ],
     ) {
         let blocks = cols.is_multiple_of(format.block_len()).then(|| cols / format.block_len());
         let exact = blocks.map(|n| n as u128 * format.block_bytes() as u128);

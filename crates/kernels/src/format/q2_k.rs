@@ -1,5 +1,8 @@
 //! `q2_k`: 256 weights of 2 bits; each 16 have a scale and a minimum of 4 bits.
-//! In: 84 bytes. Out: `w[i] = (d * scale) * q[i] - (dmin * min)`, each step rounded.
+//! In: 84 bytes. Out: `w[i] = (d * scale) * q[i] - (dmin * min)`; both products are
+//! exact, the difference rounds.
+
+use std::array::from_fn;
 
 use bytemuck::{Pod, Zeroable};
 
@@ -29,13 +32,17 @@ impl Block for Q2K {
     #[inline(always)]
     fn dequantize(&self, out: &mut [f32; 256]) {
         let (d, dmin) = (self.d.to_f32(), self.dmin.to_f32());
-        for (group, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-            let scale = d * f32::from(self.scales[group] & 15);
-            let min = dmin * f32::from(self.scales[group] >> 4);
-            let (half, pair, side) = (group / 8, group % 8 / 2, group % 2);
-            let qs = &self.qs[32 * half + 16 * side..][..16];
-            for i in 0..16 {
-                out[i] = scale * f32::from(qs[i] >> (2 * pair) & 3) - min;
+        let halves = self.qs.as_chunks::<32>().0.iter().zip(self.scales.as_chunks::<8>().0);
+        for (out, (qs, packed)) in out.as_chunks_mut::<128>().0.iter_mut().zip(halves) {
+            for side in 0..2 {
+                let scales: [f32; 4] = from_fn(|k| d * f32::from(packed[2 * k + side] & 15));
+                let mins: [f32; 4] = from_fn(|k| dmin * f32::from(packed[2 * k + side] >> 4));
+                for i in 16 * side..16 * side + 16 {
+                    out[i] = scales[0] * f32::from(qs[i] & 3) - mins[0];
+                    out[i + 32] = scales[1] * f32::from(qs[i] >> 2 & 3) - mins[1];
+                    out[i + 64] = scales[2] * f32::from(qs[i] >> 4 & 3) - mins[2];
+                    out[i + 96] = scales[3] * f32::from(qs[i] >> 6) - mins[3];
+                }
             }
         }
     }

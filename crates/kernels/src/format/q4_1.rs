@@ -1,5 +1,5 @@
 //! `q4_1`: 32 weights of 4 bits under one scale and one offset.
-//! In: 20 bytes. Out: `w[i] = d * q[i] + m`, the product rounded before the sum.
+//! In: 20 bytes. Out: `w[i] = d * q[i] + m`; the product is exact, the sum rounds.
 
 use bytemuck::{Pod, Zeroable};
 

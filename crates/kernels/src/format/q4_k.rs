@@ -1,5 +1,6 @@
 //! `q4_k`: 256 weights of 4 bits; each 32 have a scale and a minimum of 6 bits.
-//! In: 144 bytes. Out: `w[i] = (d * scale) * q[i] - (dmin * min)`, each step rounded.
+//! In: 144 bytes. Out: `w[i] = (d * scale) * q[i] - (dmin * min)`; both products are
+//! exact, the difference rounds.
 
 use bytemuck::{Pod, Zeroable};
 

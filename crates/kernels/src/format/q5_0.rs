@@ -36,11 +36,13 @@ impl Block for Q5_0 {
 /// The 32 numbers, 0 to 31, of a `q5_0` or `q5_1` block.
 #[inline(always)]
 pub(super) fn unpack(qh: [u8; 4], qs: &[u8; 16]) -> [u8; 32] {
-    let high = u32::from_le_bytes(qh);
     let mut out = [0; 32];
     for i in 0..16 {
-        out[i] = (qs[i] & 15) | ((high >> i & 1) << 4) as u8;
-        out[i + 16] = (qs[i] >> 4) | ((high >> (i + 16) & 1) << 4) as u8;
+        out[i] = qs[i] & 15;
+        out[i + 16] = qs[i] >> 4;
+    }
+    for (i, out) in out.iter_mut().enumerate() {
+        *out |= u8::from(qh[i / 8] & 1 << (i % 8) != 0) << 4;
     }
     out
 }

@@ -1,5 +1,5 @@
 //! `q5_1`: 32 weights of 5 bits under one scale and one offset.
-//! In: 24 bytes. Out: `w[i] = d * q[i] + m`, the product rounded before the sum.
+//! In: 24 bytes. Out: `w[i] = d * q[i] + m`; the product is exact, the sum rounds.
 
 use bytemuck::{Pod, Zeroable};
 

@@ -1,6 +1,6 @@
 //! `q5_k`: 256 weights of 5 bits; each 32 have a scale and a minimum of 6 bits.
-//! In: 176 bytes. Out: `w[i] = (d * scale) * q[i] - (dmin * min)`, each step rounded; `q[i]` of
-//! four bits in `qs` and the top in `qh`.
+//! In: 176 bytes. Out: `w[i] = (d * scale) * q[i] - (dmin * min)`; both products are exact, the
+//! difference rounds. `q[i]` has four bits in `qs` and the top in `qh`.
 
 use bytemuck::{Pod, Zeroable};
 

@@ -2,6 +2,8 @@
 //! In: 210 bytes. Out: `w[i] = (d * scale) * (q[i] - 32)`, `q[i]` of four bits in `ql` and the
 //! top two in `qh`.
 
+use std::array::from_fn;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::f16::F16;
@@ -30,16 +32,25 @@ impl Block for Q6K {
     #[inline(always)]
     fn dequantize(&self, out: &mut [f32; 256]) {
         let d = self.d.to_f32();
-        for (group, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-            let scale = d * f32::from(self.scales[group]);
-            let (half, part) = (group / 8, group % 8);
-            let ql = &self.ql[64 * half + 16 * (part % 4)..][..16];
-            let qh = &self.qh[32 * half + 16 * (part % 2)..][..16];
-            for i in 0..16 {
-                let low = ql[i] >> (4 * (part / 4)) & 15;
-                let high = qh[i] >> (2 * (part / 2)) & 3;
-                out[i] = scale * f32::from((low | high << 4) as i8 - 32);
+        let halves = self.ql.as_chunks::<64>().0.iter().zip(self.qh.as_chunks::<32>().0);
+        let halves = halves.zip(self.scales.as_chunks::<8>().0);
+        for (out, ((ql, qh), packed)) in out.as_chunks_mut::<128>().0.iter_mut().zip(halves) {
+            for side in 0..2 {
+                let scales: [f32; 4] = from_fn(|k| d * f32::from(packed[2 * k + side]));
+                for i in 16 * side..16 * side + 16 {
+                    let (first, second, high) = (ql[i], ql[i + 32], qh[i]);
+                    out[i] = scales[0] * signed(first & 15, high);
+                    out[i + 32] = scales[1] * signed(second & 15, high >> 2);
+                    out[i + 64] = scales[2] * signed(first >> 4, high >> 4);
+                    out[i + 96] = scales[3] * signed(second >> 4, high >> 6);
+                }
             }
         }
     }
+}
+
+/// The number of 6 bits, less 32, from its low four and, below others, its high two.
+#[inline(always)]
+fn signed(low: u8, high: u8) -> f32 {
+    f32::from((low | (high & 3) << 4) as i8 - 32)
 }

@@ -41,7 +41,12 @@ pub fn quantize(x: &[f32; 32]) -> Q8_0 {
     let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
     let mut qs = [0; 32];
     for i in 0..32 {
-        qs[i] = (x[i] * inverse).round() as i8;
+        let value = x[i] * inverse;
+        let even = super::round_to_even(value);
+        // Exact: both are below 2^7 and a tie is 0.5 off.
+        let tie_to_zero = value - even == 0.5_f32.copysign(value);
+        let away = if tie_to_zero { 1_f32.copysign(value) } else { 0.0 };
+        qs[i] = super::low_byte(even + away);
     }
     Q8_0 { d: F16::from_f32(d), qs }
 }
@@ -62,6 +67,9 @@ mod tests {
     #[test]
     fn zeros_stay_zeros_and_faults_stay_visible() {
         assert_eq!(quantize(&[0.0; 32]), Q8_0::zeroed());
+        let mut values = [1.0; 32];
+        quantize(&[1e-44; 32]).dequantize(&mut values); // 1 / d is infinite
+        assert_eq!(values, [0.0; 32]);
         for fault in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut x = [1.0; 32];
             x[7] = fault;

@@ -56,7 +56,7 @@ pub fn quantize(x: &[f32; 256]) -> Q8K {
     let inverse = -127.0 / largest.copied().unwrap_or(f32::NAN);
     let mut qs = [0; 256];
     for i in 0..256 {
-        qs[i] = (x[i] * inverse).round_ties_even() as i8;
+        qs[i] = super::low_byte(x[i] * inverse);
     }
     let mut bsums = [[0; 2]; 16];
     for (sum, group) in bsums.iter_mut().zip(qs.as_chunks::<16>().0) {
@@ -82,6 +82,9 @@ mod tests {
     #[test]
     fn zeros_stay_zeros_and_faults_stay_visible() {
         assert_eq!(quantize(&[-0.0; 256]), Q8K::zeroed());
+        let mut values = [1.0; 256];
+        quantize(&[1e-44; 256]).dequantize(&mut values); // 1 / d is infinite
+        assert_eq!(values, [0.0; 256]);
         for fault in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut x = [1.0; 256];
             x[70] = fault;
