@@ -2,13 +2,18 @@
 //! and calls the table of kernels.
 
 mod arch;
+mod backend;
 mod buf;
 pub mod isa;
+mod kv_cache;
 mod ops;
 mod pool;
+mod rect;
+mod scratch;
 
 pub use buf::CpuBuf;
 pub use isa::UnknownIsa;
+pub use kv_cache::CpuKvCache;
 
 use isa::Kernels;
 use pool::Pool;

@@ -69,6 +69,22 @@ impl Isa for Scalar {
         map2(a, b, |a, b| if a < b { a } else { b })
     }
     #[inline(always)]
+    fn sqrt(self, v: Self::F32) -> Self::F32 {
+        v.map(f32::sqrt)
+    }
+    #[inline(always)]
+    fn select_gt(self, a: Self::F32, b: Self::F32, x: Self::F32, y: Self::F32) -> Self::F32 {
+        std::array::from_fn(|i| if a[i] > b[i] { x[i] } else { y[i] })
+    }
+    #[inline(always)]
+    fn round_f16(self, v: Self::F32) -> Self::F32 {
+        v.map(|v| f16::from_f32(v).to_f32())
+    }
+    #[inline(always)]
+    fn round_bf16(self, v: Self::F32) -> Self::F32 {
+        v.map(|v| bf16::from_f32(v).to_f32())
+    }
+    #[inline(always)]
     fn round(self, v: Self::F32) -> Self::F32 {
         // Adding and taking away 1.5 * 2^23 leaves the nearest integer, without a library call;
         // exact for |v| < 2^22, far beyond any exponent.
