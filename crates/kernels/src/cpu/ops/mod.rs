@@ -3,4 +3,8 @@
 
 #![deny(unsafe_code)]
 
+pub(crate) mod activations;
+pub(crate) mod dot_float;
+pub(crate) mod dot_int8;
+pub(crate) mod panel;
 pub(crate) mod vector;
