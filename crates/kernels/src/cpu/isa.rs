@@ -10,14 +10,19 @@ use std::ops::Range;
 use half::{bf16, f16};
 
 use super::arch::scalar::Scalar;
+use super::ops::activations::Int8Rows;
 use super::ops::attention::tile::{Pass, Tile};
+use super::ops::panel::Start;
 use super::ops::{self, attention};
-use crate::{Activation, Dtype};
+use super::weight::RowBytes;
+use crate::{Activation, Dtype, Format};
 
 /// Vector primitives. A value of an `Isa` type is proof that the processor has its features.
 pub(crate) trait Isa: Copy {
     /// A vector of [`Isa::LANES`] values.
     type F32: Copy;
+    /// Thirty-two bytes, signed or not: one group of quantised weights or activations.
+    type Bytes: Copy;
     /// Values in a vector.
     const LANES: usize;
 
@@ -25,10 +30,12 @@ pub(crate) trait Isa: Copy {
     fn splat(self, value: f32) -> Self::F32;
     /// The first `LANES` values of `src`; panics where it is shorter.
     fn load(self, src: &[f32]) -> Self::F32;
-    /// Likewise, widened.
-    fn load_f16(self, src: &[f16]) -> Self::F32;
-    /// Likewise, widened.
-    fn load_bf16(self, src: &[bf16]) -> Self::F32;
+    /// The first `4 * LANES` bytes of `src`, at any address, as little-endian `f32`.
+    fn load_f32_bytes(self, src: &[u8]) -> Self::F32;
+    /// The first `2 * LANES` bytes, at any address, as little-endian `f16`, widened.
+    fn load_f16_bytes(self, src: &[u8]) -> Self::F32;
+    /// Likewise, as `bf16`.
+    fn load_bf16_bytes(self, src: &[u8]) -> Self::F32;
     /// Writes to the first `LANES` values of `dst`; panics where it is shorter.
     fn store(self, v: Self::F32, dst: &mut [f32]);
     /// `a + b`.
@@ -83,6 +90,39 @@ pub(crate) trait Isa: Copy {
         }
     }
 
+    /// Value of the binary16 whose bits are `bits`.
+    fn f16(self, bits: u16) -> f32;
+    /// The lower half of the lanes `low`, the upper half `high`.
+    fn splat_halves(self, low: f32, high: f32) -> Self::F32;
+
+    /// All bytes `value`.
+    fn splat_byte(self, value: u8) -> Self::Bytes;
+    /// Thirty-two bytes.
+    fn load_bytes(self, src: &[u8; 32]) -> Self::Bytes;
+    /// The low halves of sixteen bytes, then their high halves: numbers below 16.
+    fn load_nibbles(self, src: &[u8; 16]) -> Self::Bytes;
+    /// Byte `i` is 255 where bit `i` is set, else 0.
+    fn expand_bits(self, bits: u32) -> Self::Bytes;
+    /// Bits that are set in both.
+    fn and(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// Bits that are set in either.
+    fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// Each byte moved `N` bits down, zeros following.
+    fn shift_down<const N: i32>(self, v: Self::Bytes) -> Self::Bytes;
+    /// Each byte, which must stay below 256, moved `N` bits up.
+    fn shift_up<const N: i32>(self, v: Self::Bytes) -> Self::Bytes;
+    /// 255 where the bytes are equal, else 0.
+    fn equal(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// `table[v]` for bytes below 16.
+    fn look_up(self, table: &[i8; 16], v: Self::Bytes) -> Self::Bytes;
+    /// Thirty-two integral values in `-127..=127` as signed bytes.
+    fn narrow(self, src: &[f32; 32], dst: &mut [u8; 32]);
+    /// `Σ u s` of unsigned and signed bytes in `LANES` partial sums, exact where `u <= 127`; the
+    /// lower half of the lanes sums the first sixteen products, the upper half the others.
+    fn dot_unsigned(self, u: Self::Bytes, s: Self::Bytes) -> Self::F32;
+    /// Likewise of signed bytes `a` and signed bytes `b` in `-127..=127`.
+    fn dot_signed(self, a: Self::Bytes, b: Self::Bytes) -> Self::F32;
+
     /// `e^x` within 2 ulp; 0 below -104, infinity above 88.8, NaN for NaN.
     #[inline(always)]
     fn exp(self, x: Self::F32) -> Self::F32 {
@@ -130,7 +170,7 @@ macro_rules! kernels {
         kernels!(@declare $list);
         $(kernels!(@table $isa $list);)*
     };
-    (@declare { $($(#[$doc:meta])* $name:ident = $path:path: ($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)* }) => {
+    (@declare { $($(#[$doc:meta])* $name:ident = $path:path: ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)?;)* }) => {
         /// The kernels of one instruction set.
         #[derive(Debug)]
         pub(crate) struct Kernels {
@@ -172,6 +212,22 @@ kernels! {
         )
     ],
     kernels: {
+        /// The weights of whole blocks as `f32`.
+        dequantize = ops::panel::dequantize: (format: Format, bytes: &[u8], out: &mut [f32]);
+        /// Rows of activations as signed bytes with a scale for each 32.
+        quantize_rows = ops::activations::quantize: (x: &[f32], cols: usize, out: &mut Int8Rows);
+        /// A few rows of int8 activations against rows of quantised weights.
+        dot_int8 = ops::dot_int8::rows: (
+            weights: RowBytes<'_>, x: &Int8Rows, first: usize, y: &mut [&mut [f32]]
+        );
+        /// A few rows of activations against rows of `f32`, `f16` or `bf16` weights.
+        dot_float = ops::dot_float::rows: (
+            weights: RowBytes<'_>, x: &[f32], y: &mut [&mut [f32]]
+        );
+        /// Adds a strip of packed rows times packed panels to its tile of a product.
+        multiply = ops::panel::multiply: (
+            a: &[f32], panels: &[f32], start: Start, c: &mut [&mut [f32]]
+        );
         /// One row of a norm: x, weight, eps, y.
         rms_norm = ops::rms_norm::row:
             (x: &[f32], weight: &[f32], eps: f32, dtype: Dtype, y: &mut [f32]);

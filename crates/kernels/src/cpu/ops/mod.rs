@@ -16,6 +16,10 @@ pub(crate) mod gather_rows;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;
 pub(crate) mod sum_squares;
+pub(crate) mod activations;
+pub(crate) mod dot_float;
+pub(crate) mod dot_int8;
+pub(crate) mod panel;
 pub(crate) mod vector;
 
 /// Values of one part of an elementwise job: a few microseconds of work.

@@ -30,7 +30,7 @@ impl Element for f32 {
 impl Element for f16 {
     #[inline(always)]
     fn load<I: Isa>(isa: I, src: &[Self]) -> I::F32 {
-        isa.load_f16(src)
+        isa.load_f16_bytes(bytemuck::cast_slice(src))
     }
     #[inline(always)]
     fn widen(self) -> f32 {
@@ -41,7 +41,7 @@ impl Element for f16 {
 impl Element for bf16 {
     #[inline(always)]
     fn load<I: Isa>(isa: I, src: &[Self]) -> I::F32 {
-        isa.load_bf16(src)
+        isa.load_bf16_bytes(bytemuck::cast_slice(src))
     }
     #[inline(always)]
     fn widen(self) -> f32 {
