@@ -74,10 +74,10 @@ impl Backend for Cpu {
         cache.copy_block(from, to);
     }
 
-    fn embed(&self, table: &CpuWeight, ids: &[u32], y: &mut CpuBuf) {
+    fn embed(&self, table: &CpuWeight, ids: &[u32], dtype: Dtype, y: &mut CpuBuf) {
         assert!(ids.iter().all(|id| (*id as usize) < table.rows()), "id beyond the table");
         assert!(size(ids.len(), table.cols()) <= y.len());
-        embed::forward(self, table, ids, y);
+        embed::forward(self, table, ids, dtype, y);
     }
 
     fn embed_backward(&self, ids: &[u32], width: usize, dy: &CpuBuf, dtable: &mut CpuBuf) {
