@@ -181,6 +181,7 @@ pub(crate) fn activation(activation: Activation, x: f64) -> f64 {
         Activation::Tanh => x.tanh(),
         Activation::Mish => x * x.exp().ln_1p().tanh(),
         Activation::HardSwish => x * (x + 3.0).clamp(0.0, 6.0) / 6.0,
+        #[allow(clippy::approx_constant, reason = "the definition has six digits, not 1/√2")]
         Activation::Laplace => normal_cdf((x - 0.707107) / 0.282095),
     }
 }

@@ -45,7 +45,7 @@ pub(crate) fn backward(
     spans: &[Span<'_>],
     spec: AttentionSpec,
     dy: &[f32],
-    grads: AttentionGrads<'_, CpuBuf>,
+    AttentionGrads { dq, dk, dv }: AttentionGrads<'_, CpuBuf>,
 ) {
     let (n_kv_heads, head_dim) = (forward.n_kv_heads, forward.head_dim);
     let group = spec.n_heads / n_kv_heads;
@@ -54,9 +54,9 @@ pub(crate) fn backward(
     let rows: Vec<Range<usize>> = order.iter().map(|span| span.rows.clone()).collect();
     let kv_len = n_kv_heads * head_dim;
     let matrices = [
-        Strips { data: grads.dq, row_len: group * kv_len, strip_len: group * head_dim },
-        Strips { data: grads.dk, row_len: kv_len, strip_len: head_dim },
-        Strips { data: grads.dv, row_len: kv_len, strip_len: head_dim },
+        Strips { data: dq, row_len: group * kv_len, strip_len: group * head_dim },
+        Strips { data: dk, row_len: kv_len, strip_len: head_dim },
+        Strips { data: dv, row_len: kv_len, strip_len: head_dim },
     ];
     let job = Job { forward, spec, dy };
     cpu.pool.for_each_rect(matrices, &rows, |index, head, rects| {

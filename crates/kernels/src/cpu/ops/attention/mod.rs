@@ -78,10 +78,13 @@ struct Job<'a, T> {
     table: Table<T>,
 }
 
+/// [`tile::attend`] as the kernel table holds it.
+type Attend<T> = fn(&Tile<'_, T>, Range<usize>, Pass, &mut [f32], &mut [f32]);
+
 /// The kernels of one cache type.
 #[derive(Clone, Copy)]
 struct Table<T> {
-    attend: fn(&Tile<'_, T>, Range<usize>, Pass, &mut [f32], &mut [f32]),
+    attend: Attend<T>,
     probabilities: fn(&Tile<'_, T>, &mut [f32], &mut [f32]),
 }
 
@@ -197,9 +200,9 @@ impl<'a, T: Element> Job<'a, T> {
         let len = plan.rows.len() * n_kv_heads * ranges_len;
         let passes = self.passes();
         lend_floats(&PARTIALS, passes.len() * len, |partials| {
-            for done in 0..passes.len() {
+            for (done, pass) in passes.iter().enumerate() {
                 let (earlier, rest) = partials.split_at_mut(done * len);
-                self.run_ranges(cpu, plan, n_ranges, (passes[done], earlier), &mut rest[..len]);
+                self.run_ranges(cpu, plan, n_ranges, (*pass, earlier), &mut rest[..len]);
             }
             let partials = &*partials;
             cpu.pool.for_each_rect(matrices, &plan.rows, |index, head, rects| {
