@@ -320,3 +320,6 @@ fn pack_weight_transposed(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
