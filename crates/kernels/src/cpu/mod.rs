@@ -2,19 +2,23 @@
 //! and calls the table of kernels.
 
 mod arch;
+mod backend;
 mod buf;
 mod embed;
 pub mod isa;
+mod kv_cache;
 mod linear;
 mod ops;
 mod pool;
 mod product;
+mod rect;
 mod scratch;
 mod tiles;
 mod weight;
 
 pub use buf::CpuBuf;
 pub use isa::UnknownIsa;
+pub use kv_cache::CpuKvCache;
 pub use weight::CpuWeight;
 
 use isa::Kernels;

@@ -1,6 +1,7 @@
 //! Portable primitives: arrays of eight, which the compiler turns into whatever vectors the
 //! target's baseline has. No fused multiply-add: in software it would be a hundred times slower.
 
+use crate::Dtype;
 use crate::cpu::isa::Isa;
 use crate::format::f16::F16;
 
@@ -88,6 +89,22 @@ impl Isa for Scalar {
     #[inline(always)]
     fn min(self, a: Self::F32, b: Self::F32) -> Self::F32 {
         map2(a, b, |a, b| if a < b { a } else { b })
+    }
+    #[inline(always)]
+    fn sqrt(self, v: Self::F32) -> Self::F32 {
+        v.map(f32::sqrt)
+    }
+    #[inline(always)]
+    fn select_gt(self, a: Self::F32, b: Self::F32, x: Self::F32, y: Self::F32) -> Self::F32 {
+        std::array::from_fn(|i| if a[i] > b[i] { x[i] } else { y[i] })
+    }
+    #[inline(always)]
+    fn round_f16(self, v: Self::F32) -> Self::F32 {
+        v.map(|v| Dtype::F16.round(v))
+    }
+    #[inline(always)]
+    fn round_bf16(self, v: Self::F32) -> Self::F32 {
+        v.map(|v| Dtype::Bf16.round(v))
     }
     #[inline(always)]
     fn round(self, v: Self::F32) -> Self::F32 {

@@ -99,6 +99,37 @@ impl Isa for Avx2 {
         unsafe { _mm256_min_ps(a, b) }
     }
     #[inline(always)]
+    fn sqrt(self, v: __m256) -> __m256 {
+        // SAFETY: the token proves avx.
+        unsafe { _mm256_sqrt_ps(v) }
+    }
+    #[inline(always)]
+    fn select_gt(self, a: __m256, b: __m256, x: __m256, y: __m256) -> __m256 {
+        // SAFETY: the token proves avx.
+        unsafe { _mm256_blendv_ps(y, x, _mm256_cmp_ps::<_CMP_GT_OQ>(a, b)) }
+    }
+    #[inline(always)]
+    fn round_f16(self, v: __m256) -> __m256 {
+        // SAFETY: the token proves f16c.
+        unsafe { _mm256_cvtph_ps(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v)) }
+    }
+    #[inline(always)]
+    fn round_bf16(self, v: __m256) -> __m256 {
+        // SAFETY: the token proves avx2.
+        unsafe {
+            let bits = _mm256_castps_si256(v);
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let up = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+            // The carry could turn a NaN into something else, so those are made quiet instead.
+            let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
+            let nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(v, v);
+            let upper = _mm256_castsi256_ps(_mm256_set1_epi32(0xffff_0000_u32 as i32));
+            let chosen =
+                _mm256_blendv_ps(_mm256_castsi256_ps(up), _mm256_castsi256_ps(quiet), nan);
+            _mm256_and_ps(chosen, upper)
+        }
+    }
+    #[inline(always)]
     fn round(self, v: __m256) -> __m256 {
         // SAFETY: the token proves avx.
         unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v) }
@@ -128,6 +159,18 @@ impl Isa for Avx2 {
             let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
         }
+    }
+    #[inline(always)]
+    fn reduce_sum4(self, [a, b, c, d]: [__m256; 4]) -> [f32; 4] {
+        let mut sums = [0.0; 4];
+        // SAFETY: the token proves avx; `sums` holds four values.
+        unsafe {
+            let halves = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+            let low = _mm256_castps256_ps128(halves);
+            let four = _mm_add_ps(low, _mm256_extractf128_ps::<1>(halves));
+            _mm_storeu_ps(sums.as_mut_ptr(), four);
+        }
+        sums
     }
 
     #[inline(always)]
