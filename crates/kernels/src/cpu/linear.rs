@@ -278,13 +278,7 @@ pub(super) fn backward_weight(
 
 /// Rows of a `(_, cols)` matrix over a range of columns, as a strip `[depth][6]`. Missing rows
 /// keep what the strip held: their sums are not stored.
-fn pack_rows(
-    x: &[f32],
-    cols: usize,
-    rows: Range<usize>,
-    depth: Range<usize>,
-    strip: &mut [f32],
-) {
+fn pack_rows(x: &[f32], cols: usize, rows: Range<usize>, depth: Range<usize>, strip: &mut [f32]) {
     for (i, row) in rows.enumerate() {
         let x = &x[row * cols..][depth.clone()];
         for (x, strip) in x.iter().zip(strip.as_chunks_mut::<STRIP>().0) {

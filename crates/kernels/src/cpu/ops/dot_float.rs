@@ -69,12 +69,7 @@ pub(crate) fn rows<I: Isa>(isa: I, weights: RowBytes<'_>, x: &[f32], y: &mut [&m
 }
 
 #[inline(always)]
-fn by_count<I: Isa, B: FloatBlock>(
-    isa: I,
-    weights: RowBytes<'_>,
-    x: &[f32],
-    y: &mut [&mut [f32]],
-) {
+fn by_count<I: Isa, B: FloatBlock>(isa: I, weights: RowBytes<'_>, x: &[f32], y: &mut [&mut [f32]]) {
     match y.len() {
         1 => rows_of::<I, B, 1>(isa, weights, x, y),
         2 => rows_of::<I, B, 2>(isa, weights, x, y),

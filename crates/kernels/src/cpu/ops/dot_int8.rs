@@ -63,7 +63,18 @@ pub(crate) const fn is_served(format: Format) -> bool {
     use Format::*;
     matches!(
         format,
-        Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | Q2K | Q3K | Q4K | Q5K | Q6K | Iq4Nl | Iq4Xs | Tq2_0
+        Q4_0 | Q4_1
+            | Q5_0
+            | Q5_1
+            | Q8_0
+            | Q2K
+            | Q3K
+            | Q4K
+            | Q5K
+            | Q6K
+            | Iq4Nl
+            | Iq4Xs
+            | Tq2_0
             | Mxfp4
     )
 }

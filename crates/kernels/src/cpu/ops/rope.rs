@@ -66,12 +66,7 @@ pub(crate) fn row<I: Isa>(
 }
 
 #[inline(always)]
-fn interleaved<I: Isa>(
-    isa: I,
-    x: &mut [f32],
-    (cos, sin): (&[f32], &[f32]),
-    rotation: Rotation,
-) {
+fn interleaved<I: Isa>(isa: I, x: &mut [f32], (cos, sin): (&[f32], &[f32]), rotation: Rotation) {
     let (mut a, mut b) = ([0.0; PAIRS], [0.0; PAIRS]);
     let angles = cos.chunks(PAIRS).zip(sin.chunks(PAIRS));
     for (x, angles) in x.chunks_mut(2 * PAIRS).zip(angles) {

@@ -124,8 +124,7 @@ impl Isa for Avx2 {
             let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
             let nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(v, v);
             let upper = _mm256_castsi256_ps(_mm256_set1_epi32(0xffff_0000_u32 as i32));
-            let chosen =
-                _mm256_blendv_ps(_mm256_castsi256_ps(up), _mm256_castsi256_ps(quiet), nan);
+            let chosen = _mm256_blendv_ps(_mm256_castsi256_ps(up), _mm256_castsi256_ps(quiet), nan);
             _mm256_and_ps(chosen, upper)
         }
     }
@@ -264,9 +263,7 @@ impl Isa for Avx2 {
     #[inline(always)]
     fn shift_down<const N: i32>(self, v: __m256i) -> __m256i {
         // SAFETY: the token proves avx2.
-        unsafe {
-            _mm256_and_si256(_mm256_srli_epi16::<N>(v), _mm256_set1_epi8((255u8 >> N) as i8))
-        }
+        unsafe { _mm256_and_si256(_mm256_srli_epi16::<N>(v), _mm256_set1_epi8((255u8 >> N) as i8)) }
     }
     #[inline(always)]
     fn shift_up<const N: i32>(self, v: __m256i) -> __m256i {

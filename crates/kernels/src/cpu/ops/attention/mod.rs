@@ -98,24 +98,18 @@ pub(crate) fn forward(
     let base = (q, spans, spec);
     match cache.store() {
         Store::F32(store) => {
-            let table = Table {
-                attend: kernels.attend_f32,
-                probabilities: kernels.probabilities_f32,
-            };
+            let table =
+                Table { attend: kernels.attend_f32, probabilities: kernels.probabilities_f32 };
             Job::new(cpu, base, cache, store, table).run(cpu, y, outputs);
         }
         Store::F16(store) => {
-            let table = Table {
-                attend: kernels.attend_f16,
-                probabilities: kernels.probabilities_f16,
-            };
+            let table =
+                Table { attend: kernels.attend_f16, probabilities: kernels.probabilities_f16 };
             Job::new(cpu, base, cache, store, table).run(cpu, y, outputs);
         }
         Store::Bf16(store) => {
-            let table = Table {
-                attend: kernels.attend_bf16,
-                probabilities: kernels.probabilities_bf16,
-            };
+            let table =
+                Table { attend: kernels.attend_bf16, probabilities: kernels.probabilities_bf16 };
             Job::new(cpu, base, cache, store, table).run(cpu, y, outputs);
         }
     }
@@ -197,13 +191,7 @@ impl<'a, T: Element> Job<'a, T> {
     }
 
     /// One part for each tile, key-value head and range; then the ranges are merged.
-    fn run_split(
-        &self,
-        cpu: &Cpu,
-        plan: &Plan,
-        n_ranges: usize,
-        matrices: [Strips<'_, f32>; 2],
-    ) {
+    fn run_split(&self, cpu: &Cpu, plan: &Plan, n_ranges: usize, matrices: [Strips<'_, f32>; 2]) {
         let n_kv_heads = self.shape.n_kv_heads;
         let ranges_len = n_ranges * self.partial_len(plan);
         let len = plan.rows.len() * n_kv_heads * ranges_len;
