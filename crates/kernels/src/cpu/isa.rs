@@ -90,6 +90,9 @@ pub(crate) trait Isa: Copy {
     /// The lower half of the lanes `low`, the upper half `high`.
     fn splat_halves(self, low: f32, high: f32) -> Self::F32;
 
+    /// Rows to columns, where there are eight lanes.
+    fn transpose(self, rows: [Self::F32; 8]) -> [Self::F32; 8];
+
     /// All bytes `value`.
     fn splat_byte(self, value: u8) -> Self::Bytes;
     /// Thirty-two bytes.
@@ -219,6 +222,8 @@ kernels! {
         dot_float = ops::dot_float::rows: (
             weights: RowBytes<'_>, x: &[f32], y: &mut [&mut [f32]]
         );
+        /// Sixteen rows, a stride apart, as a panel.
+        pack_panel = ops::panel::pack: (rows: &[f32], stride: usize, panel: &mut [f32]);
         /// Adds a strip of packed rows times packed panels to its tile of a product.
         multiply = ops::panel::multiply: (
             a: &[f32], panels: &[f32], start: Start, c: &mut [&mut [f32]]
