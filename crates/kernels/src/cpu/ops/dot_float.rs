@@ -106,11 +106,7 @@ fn rows_of<I: Isa, B: FloatBlock, const M: usize>(
 // and closures are compiled without the features of the instruction set, and may stay calls.
 #[allow(clippy::needless_range_loop, reason = "see above")]
 #[inline(always)]
-fn dot<I: Isa, B: FloatBlock, const M: usize>(
-    isa: I,
-    w: &[u8],
-    x: [&[f32]; M],
-) -> [f32; M] {
+fn dot<I: Isa, B: FloatBlock, const M: usize>(isa: I, w: &[u8], x: [&[f32]; M]) -> [f32; M] {
     let cols = x[0].len();
     let mut sums = [[isa.splat(0.0); CHAINS]; M];
     let mut k = 0;

@@ -151,11 +151,7 @@ fn rows_of<I: Isa, B: Int8Block, const M: usize>(
 // and closures are compiled without the features of the instruction set, and may stay calls.
 #[allow(clippy::needless_range_loop, reason = "see above")]
 #[inline(always)]
-fn dot<I: Isa, B: Int8Block, const M: usize>(
-    isa: I,
-    w: &[B],
-    x: [Int8Row<'_>; M],
-) -> [f32; M] {
+fn dot<I: Isa, B: Int8Block, const M: usize>(isa: I, w: &[B], x: [Int8Row<'_>; M]) -> [f32; M] {
     let groups = const { B::LEN / GROUP };
     let mut sums = [isa.splat(0.0); M];
     let mut offsets = [Offset::new(isa); M];
