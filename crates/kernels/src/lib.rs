@@ -14,6 +14,6 @@ pub use backend::{
     Activation, AdamW, AttentionForward, AttentionGrads, AttentionOutputs, AttentionSpec, Backend,
     KvShape, Mask, OutOfMemory, RmsNorm, RopeLayout, RopeTable, Span, WeightData,
 };
-pub use cpu::{Cpu, CpuOptions};
+pub use cpu::{Cpu, CpuKvCache, CpuOptions};
 pub use dtype::Dtype;
 pub use format::Format;
