@@ -221,8 +221,7 @@ fn backward_of_the_weight_agrees_with_the_oracle() {
             backward_weight(&cpu, &x, cols_in, &dy, cols_out, rows, &mut dw);
             for (i, dw) in dw.iter().enumerate() {
                 let (o, c) = (i / cols_in, i % cols_in);
-                let (sum, size) =
-                    sums(rows, |r| (dy[r * cols_out + o], x[r * cols_in + c]));
+                let (sum, size) = sums(rows, |r| (dy[r * cols_out + o], x[r * cols_in + c]));
                 let error = (f64::from(*dw) - f64::from(before[i]) - sum).abs();
                 assert!(error <= F32_ERROR * (size + 1.0), "{isa} at {i}: {error}");
             }
@@ -304,8 +303,7 @@ fn rows_of_a_batch_are_the_bits_of_a_row_alone() {
 
 #[test]
 fn outputs_share_x_and_round() {
-    let formats =
-        [Format::Q4K, Format::F32, Format::Iq1S, Format::Q6K, Format::Bf16, Format::Q8_0];
+    let formats = [Format::Q4K, Format::F32, Format::Iq1S, Format::Q6K, Format::Bf16, Format::Q8_0];
     let (cols, cpu) = (512, cpu(isa::names()[0], 2, false));
     for rows in [1, 5, 40] {
         for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {

@@ -187,10 +187,14 @@ impl Isa for Avx2 {
         // SAFETY: the token proves avx.
         unsafe {
             // Columns in pairs of rows, then in fours of rows within 128-bit halves.
-            let (ab, cd) = ([_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b)],
-                [_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d)]);
-            let (ef, gh) = ([_mm256_unpacklo_ps(e, f), _mm256_unpackhi_ps(e, f)],
-                [_mm256_unpacklo_ps(g, h), _mm256_unpackhi_ps(g, h)]);
+            let (ab, cd) = (
+                [_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b)],
+                [_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d)],
+            );
+            let (ef, gh) = (
+                [_mm256_unpacklo_ps(e, f), _mm256_unpackhi_ps(e, f)],
+                [_mm256_unpacklo_ps(g, h), _mm256_unpackhi_ps(g, h)],
+            );
             let top = [
                 _mm256_shuffle_ps::<0x44>(ab[0], cd[0]),
                 _mm256_shuffle_ps::<0xee>(ab[0], cd[0]),
