@@ -96,10 +96,15 @@ fn pairs<I: Isa>(
         let (va, vb) = (load(isa, &a[at..]), load(isa, &b[at..]));
         let cos = isa.round_to(dtype, load(isa, &cos[at..]));
         let sin = isa.mul(sign, isa.round_to(dtype, load(isa, &sin[at..])));
-        let product = |v, factor| isa.round_to(dtype, isa.mul(v, factor));
-        let first = isa.sub(product(va, cos), product(vb, sin));
-        let second = isa.add(product(vb, cos), product(va, sin));
+        let first = isa.sub(product(isa, dtype, va, cos), product(isa, dtype, vb, sin));
+        let second = isa.add(product(isa, dtype, vb, cos), product(isa, dtype, va, sin));
         store(isa, isa.round_to(dtype, first), &mut a[at..]);
         store(isa, isa.round_to(dtype, second), &mut b[at..]);
     }
+}
+
+/// `a b`, rounded. A function and not a closure: only `inline(always)` keeps the instruction set.
+#[inline(always)]
+fn product<I: Isa>(isa: I, dtype: Dtype, a: I::F32, b: I::F32) -> I::F32 {
+    isa.round_to(dtype, isa.mul(a, b))
 }
