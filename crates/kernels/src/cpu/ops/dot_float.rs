@@ -1,6 +1,10 @@
 //! A few rows of activations against rows of `f32`, `f16` or `bf16` weights: `y = Σ w x` in
 //! `f32`. Weights lie at any address; each is read once for all rows of activations.
 
+// Plain loops over constant ranges unroll, and sums stay in registers. Iterator adaptors and
+// closures are compiled without the features of the instruction set, and may stay calls.
+#![allow(clippy::needless_range_loop, reason = "see above")]
+
 use crate::Format;
 use crate::cpu::isa::Isa;
 use crate::cpu::weight::RowBytes;
@@ -78,7 +82,6 @@ fn by_count<I: Isa, B: FloatBlock>(isa: I, weights: RowBytes<'_>, x: &[f32], y: 
     }
 }
 
-#[allow(clippy::needless_range_loop, reason = "see `dot`")]
 #[inline(always)]
 fn rows_of<I: Isa, B: FloatBlock, const M: usize>(
     isa: I,
@@ -102,9 +105,6 @@ fn rows_of<I: Isa, B: FloatBlock, const M: usize>(
 }
 
 /// `M` rows of activations times one row of weights.
-// Plain loops over constant ranges: they unroll, and the sums stay in registers. Iterator adaptors
-// and closures are compiled without the features of the instruction set, and may stay calls.
-#[allow(clippy::needless_range_loop, reason = "see above")]
 #[inline(always)]
 fn dot<I: Isa, B: FloatBlock, const M: usize>(isa: I, w: &[u8], x: [&[f32]; M]) -> [f32; M] {
     let cols = x[0].len();
@@ -130,7 +130,6 @@ fn dot<I: Isa, B: FloatBlock, const M: usize>(isa: I, w: &[u8], x: [&[f32]; M]) 
 }
 
 /// `LANES` products of each sum, from `k` on.
-#[allow(clippy::needless_range_loop, reason = "see `dot`")]
 #[inline(always)]
 fn step<I: Isa, B: FloatBlock, const M: usize>(
     isa: I,

@@ -4,6 +4,10 @@
 //! `x = s p`. So a group adds `scale s Σ q p + offset Σ x`: the first sum in whole numbers, the
 //! second ready beside the activations. Weights are unpacked once for all rows of activations.
 
+// Plain loops over constant ranges unroll, and sums stay in registers. Iterator adaptors and
+// closures are compiled without the features of the instruction set, and may stay calls.
+#![allow(clippy::needless_range_loop, reason = "see above")]
+
 use super::activations::{GROUP, Int8Row, Int8Rows};
 use crate::Format;
 use crate::cpu::isa::Isa;
@@ -124,7 +128,6 @@ fn by_count<I: Isa, B: Int8Block>(
     }
 }
 
-#[allow(clippy::needless_range_loop, reason = "see `dot`")]
 #[inline(always)]
 fn rows_of<I: Isa, B: Int8Block, const M: usize>(
     isa: I,
@@ -147,9 +150,6 @@ fn rows_of<I: Isa, B: Int8Block, const M: usize>(
 }
 
 /// `M` rows of activations times one row of weights.
-// Plain loops over constant ranges: they unroll, and the sums stay in registers. Iterator adaptors
-// and closures are compiled without the features of the instruction set, and may stay calls.
-#[allow(clippy::needless_range_loop, reason = "see above")]
 #[inline(always)]
 fn dot<I: Isa, B: Int8Block, const M: usize>(isa: I, w: &[B], x: [Int8Row<'_>; M]) -> [f32; M] {
     let groups = const { B::LEN / GROUP };

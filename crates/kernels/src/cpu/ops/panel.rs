@@ -3,6 +3,10 @@
 //! while `k` runs. Each element of a tile is one chain of multiply-adds in the order of `k`, added
 //! to what `C` held.
 
+// Plain loops over constant ranges unroll, and sums stay in registers. Iterator adaptors and
+// closures are compiled without the features of the instruction set, and may stay calls.
+#![allow(clippy::needless_range_loop, reason = "see above")]
+
 use crate::Format;
 use crate::cpu::isa::Isa;
 use crate::format::{Block, BlockVisitor};
@@ -84,9 +88,6 @@ fn each_row<'a, const R: usize>(
     std::array::from_fn(|_| rows.next().map_or(&mut [][..], |row| &mut row[from..to]))
 }
 
-// Plain loops over constant ranges here and in `strip`: they unroll, and the sums stay in registers.
-// Iterator adaptors are compiled without the features of the instruction set, and stay calls.
-#[allow(clippy::needless_range_loop, reason = "see above")]
 #[inline(always)]
 fn multiply_tile<I: Isa, const R: usize>(
     isa: I,
@@ -117,7 +118,6 @@ fn multiply_tile<I: Isa, const R: usize>(
 }
 
 /// Sixteen rows, `stride` apart, over the depth of `panel` `[depth][16]`.
-#[allow(clippy::needless_range_loop, reason = "see `multiply_tile`")]
 #[inline(always)]
 pub(crate) fn pack<I: Isa>(isa: I, rows: &[f32], stride: usize, panel: &mut [f32]) {
     const { assert!(I::LANES == 8 && PANEL == 16) };
