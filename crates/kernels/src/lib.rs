@@ -1,9 +1,11 @@
 //! Arithmetic on buffers for LLaMA. Knows shapes and weight formats, and no layer.
 //!
 //! * [`Backend`] is the narrow waist: every operation that a LLaMA needs, forward beside backward.
-//! * [`format`] holds the weight formats, one file each.
+//! * [`mod@format`] holds the weight formats, one file each.
+//! * [`Cpu`] is the default backend; [`cpu::isa`] picks its instruction set once, at start.
 
 pub mod backend;
+pub mod cpu;
 pub mod dtype;
 pub mod format;
 
@@ -11,5 +13,6 @@ pub use backend::{
     Activation, AdamW, AttentionForward, AttentionGrads, AttentionOutputs, AttentionSpec, Backend,
     KvShape, Mask, OutOfMemory, RmsNorm, RopeLayout, RopeTable, Span, WeightData,
 };
+pub use cpu::{Cpu, CpuOptions};
 pub use dtype::Dtype;
 pub use format::Format;

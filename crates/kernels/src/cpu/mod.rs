@@ -1,0 +1,52 @@
+//! The processor as a backend: detects its instruction set once, splits rows over a thread pool
+//! and calls the table of kernels.
+
+mod arch;
+mod buf;
+pub mod isa;
+mod ops;
+mod pool;
+
+pub use buf::CpuBuf;
+pub use isa::UnknownIsa;
+
+use isa::Kernels;
+use pool::Pool;
+
+/// How to compute on the processor.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CpuOptions {
+    /// Threads, the caller's included; 0 means one for each processor that the program may use.
+    pub threads: usize,
+    /// Instruction set by name; `None` takes `PUNA_ISA`, else the best.
+    pub isa: Option<String>,
+}
+
+/// The processor.
+#[derive(Debug)]
+pub struct Cpu {
+    kernels: &'static Kernels,
+    pool: Pool,
+}
+
+impl Cpu {
+    /// Detects the instruction set and starts the threads.
+    pub fn new(options: &CpuOptions) -> Result<Self, UnknownIsa> {
+        let kernels = isa::detect(options.isa.as_deref())?;
+        let threads = match options.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            n => n,
+        };
+        Ok(Self { kernels, pool: Pool::new(threads) })
+    }
+
+    /// Name of the instruction set in use.
+    pub fn isa(&self) -> &'static str {
+        self.kernels.isa
+    }
+
+    /// Threads in use.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+}

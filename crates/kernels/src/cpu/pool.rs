@@ -1,0 +1,297 @@
+//! A persistent pool of threads. A job is a number of parts and one closure; workers spin for a
+//! short while between jobs, then sleep, so that a decode step pays no system call and an idle
+//! program no processor time.
+//!
+//! How a job is cut never depends on the number of threads, and parts never share a sum: results
+//! are the same bits on 1 and on 64 threads.
+
+use std::cell::UnsafeCell;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
+use std::thread::{JoinHandle, Thread};
+
+/// Turns of the waiting loop before a worker sleeps: about 50 µs.
+const SPINS: usize = 20_000;
+
+type Job = *const (dyn Fn(usize) + Sync);
+
+/// State shared by the caller and the workers.
+struct Shared {
+    /// The closure of the running job; valid from the bump of `generation` until `unfinished` is 0.
+    job: UnsafeCell<Option<Job>>,
+    /// Parts of the running job.
+    parts: AtomicUsize,
+    /// Next part that nobody has taken.
+    next: AtomicUsize,
+    /// Workers that have not yet left the running job.
+    unfinished: AtomicUsize,
+    /// Counts jobs; a change wakes the workers.
+    generation: AtomicUsize,
+    /// A part panicked.
+    panicked: AtomicBool,
+    /// The pool is being dropped.
+    closing: AtomicBool,
+    /// Which workers sleep.
+    asleep: Box<[AtomicBool]>,
+}
+
+// SAFETY: `job` is written only by the thread that holds `Pool::busy`, while no worker is inside a
+// job (`unfinished` is 0), and read by workers only after the release of `generation`.
+unsafe impl Sync for Shared {}
+// SAFETY: as above; the pointee is `Sync`.
+unsafe impl Send for Shared {}
+
+/// The threads.
+pub(crate) struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<(Thread, Option<JoinHandle<()>>)>,
+    /// Some thread is running a job; another that comes meanwhile computes alone.
+    busy: AtomicBool,
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("threads", &self.threads()).finish()
+    }
+}
+
+impl Pool {
+    /// A pool of `threads` threads, the caller's included. Starts fewer where the system refuses.
+    pub(crate) fn new(threads: usize) -> Self {
+        let shared = Arc::new(Shared {
+            job: UnsafeCell::new(None),
+            parts: AtomicUsize::new(0),
+            next: AtomicUsize::new(0),
+            unfinished: AtomicUsize::new(0),
+            generation: AtomicUsize::new(0),
+            panicked: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            asleep: (1..threads).map(|_| AtomicBool::new(false)).collect(),
+        });
+        let spawn = |index: usize| {
+            let shared = Arc::clone(&shared);
+            std::thread::Builder::new()
+                .name(format!("puna-{index}"))
+                .spawn(move || work(&shared, index))
+                .ok()
+        };
+        let workers = (0..shared.asleep.len())
+            .map_while(spawn)
+            .map(|handle| (handle.thread().clone(), Some(handle)))
+            .collect();
+        Self { shared, workers, busy: AtomicBool::new(false) }
+    }
+
+    /// Threads that share a job, the caller's included.
+    pub(crate) fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `part(0)` … `part(parts - 1)`, each once, on any thread, and returns when all are
+    /// done. A panic in a part is passed on.
+    pub(crate) fn run(&self, parts: usize, part: impl Fn(usize) + Sync) {
+        let alone = parts <= 1 || self.workers.is_empty();
+        if alone || self.busy.swap(true, Acquire) {
+            (0..parts).for_each(part);
+            return;
+        }
+        let job: &(dyn Fn(usize) + Sync) = &part;
+        self.publish(parts, job);
+        let mine = catch_unwind(AssertUnwindSafe(|| take_parts(&self.shared, job)));
+        self.wait();
+        let theirs = self.shared.panicked.swap(false, Relaxed);
+        self.busy.store(false, Release);
+        if let Err(panic) = mine {
+            resume_unwind(panic);
+        }
+        assert!(!theirs, "a worker thread panicked");
+    }
+
+    /// Calls `part(i, chunk)` for each chunk of `chunk_len` values of `data`; the last may be
+    /// shorter.
+    pub(crate) fn for_each_chunk<T: Send>(
+        &self,
+        data: &mut [T],
+        chunk_len: usize,
+        part: impl Fn(usize, &mut [T]) + Sync,
+    ) {
+        assert!(chunk_len > 0);
+        let len = data.len();
+        let base = SharedPtr(data.as_mut_ptr());
+        self.run(len.div_ceil(chunk_len), |i| {
+            let start = i * chunk_len;
+            // SAFETY: `i < ceil(len / chunk_len)`, so `start < len`; chunks of different parts do
+            // not overlap, and `data` is borrowed until `run` returns.
+            let chunk = unsafe {
+                std::slice::from_raw_parts_mut(base.at(start), chunk_len.min(len - start))
+            };
+            part(i, chunk);
+        });
+    }
+
+    fn publish(&self, parts: usize, job: &(dyn Fn(usize) + Sync)) {
+        let shared = &*self.shared;
+        // SAFETY: `busy` is held and `unfinished` is 0, so no worker reads `job`. The lifetime is
+        // erased; `run` does not return before `wait` has seen every worker leave the closure.
+        unsafe {
+            *shared.job.get() =
+                Some(std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), Job>(job));
+        }
+        shared.parts.store(parts, Relaxed);
+        shared.next.store(0, Relaxed);
+        shared.unfinished.store(self.workers.len(), Relaxed);
+        // Sequentially consistent with the worker's "asleep, then look again": one of the two
+        // sees the other.
+        shared.generation.fetch_add(1, SeqCst);
+        for (asleep, (thread, _)) in shared.asleep.iter().zip(&self.workers) {
+            if asleep.load(SeqCst) {
+                thread.unpark();
+            }
+        }
+    }
+
+    fn wait(&self) {
+        let mut spins = 0;
+        while self.shared.unfinished.load(Acquire) > 0 {
+            spins += 1;
+            if spins < SPINS {
+                std::hint::spin_loop();
+            } else {
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.closing.store(true, Relaxed);
+        self.shared.generation.fetch_add(1, SeqCst);
+        for (thread, handle) in &mut self.workers {
+            thread.unpark();
+            if let Some(handle) = handle.take() {
+                // A worker catches every panic of a part, so joining cannot fail.
+                let _ = handle.join();
+            }
+        }
+    }
+}
+
+/// A pointer that parts of a job may share, because they write to different places.
+struct SharedPtr<T>(*mut T);
+
+// SAFETY: see `for_each_chunk`, the only user: parts touch disjoint ranges.
+unsafe impl<T: Send> Sync for SharedPtr<T> {}
+
+impl<T> SharedPtr<T> {
+    /// # Safety
+    /// `offset` must lie inside the allocation.
+    unsafe fn at(&self, offset: usize) -> *mut T {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.add(offset) }
+    }
+}
+
+fn take_parts(shared: &Shared, job: &(dyn Fn(usize) + Sync)) {
+    let parts = shared.parts.load(Relaxed);
+    loop {
+        let i = shared.next.fetch_add(1, Relaxed);
+        if i >= parts {
+            return;
+        }
+        job(i);
+    }
+}
+
+fn work(shared: &Shared, index: usize) {
+    let mut seen = 0;
+    loop {
+        seen = next_generation(shared, index, seen);
+        if shared.closing.load(Relaxed) {
+            return;
+        }
+        // SAFETY: `generation` was published after `job`, and the publisher waits for
+        // `unfinished` before it returns or publishes again.
+        let job = unsafe { (*shared.job.get()).map(|job| &*job) };
+        if let Some(job) = job
+            && catch_unwind(AssertUnwindSafe(|| take_parts(shared, job))).is_err()
+        {
+            shared.panicked.store(true, Relaxed);
+        }
+        shared.unfinished.fetch_sub(1, Release);
+    }
+}
+
+/// Waits until `generation` is not `seen`, spinning first, then asleep.
+fn next_generation(shared: &Shared, index: usize, seen: usize) -> usize {
+    for _ in 0..SPINS {
+        let now = shared.generation.load(Acquire);
+        if now != seen {
+            return now;
+        }
+        std::hint::spin_loop();
+    }
+    shared.asleep[index].store(true, SeqCst);
+    loop {
+        let now = shared.generation.load(SeqCst);
+        if now != seen {
+            shared.asleep[index].store(false, Relaxed);
+            return now;
+        }
+        std::thread::park();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_runs_once() {
+        for threads in [1, 2, 5] {
+            let pool = Pool::new(threads);
+            for parts in [0, 1, 2, 7, 1000] {
+                let counts: Vec<AtomicUsize> = (0..parts).map(|_| AtomicUsize::new(0)).collect();
+                pool.run(parts, |i| {
+                    counts[i].fetch_add(1, Relaxed);
+                });
+                assert!(counts.iter().all(|c| c.load(Relaxed) == 1), "{threads} {parts}");
+            }
+        }
+    }
+
+    #[test]
+    fn sleeping_workers_wake() {
+        let pool = Pool::new(3);
+        for _ in 0..3 {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            let mut data = vec![0usize; 100];
+            pool.for_each_chunk(&mut data, 7, |i, chunk| chunk.fill(i));
+            assert!(data.iter().enumerate().all(|(at, &v)| v == at / 7));
+        }
+    }
+
+    #[test]
+    fn a_panic_is_passed_on_and_the_pool_lives() {
+        let pool = Pool::new(2);
+        let outcome = catch_unwind(AssertUnwindSafe(|| pool.run(8, |i| assert!(i != 5))));
+        assert!(outcome.is_err());
+        let mut data = vec![0; 8];
+        pool.for_each_chunk(&mut data, 1, |_, chunk| chunk[0] = 1);
+        assert_eq!(data, [1; 8]);
+    }
+
+    #[test]
+    fn a_nested_job_runs_alone() {
+        let pool = Pool::new(2);
+        let total = AtomicUsize::new(0);
+        pool.run(4, |_| {
+            pool.run(4, |_| {
+                total.fetch_add(1, Relaxed);
+            });
+        });
+        assert_eq!(total.into_inner(), 16);
+    }
+}
