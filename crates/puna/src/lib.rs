@@ -1,1 +1,3 @@
 //! LLaMA, whole: configuration, tokenizers, checkpoints, the model, generation.
+
+pub mod tokenizer;
