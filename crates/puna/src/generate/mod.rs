@@ -18,6 +18,7 @@ mod sampler;
 mod scheduler;
 mod sequence;
 mod stop;
+mod text;
 
 pub use block_allocator::{BlockAllocator, BlockCopy, BlockError, BlockTable};
 pub use engine::{Engine, EngineError, EngineOptions, Event, RequestError};
@@ -25,3 +26,4 @@ pub use params::{FinishReason, ParamError, SamplingParams, StopConditions};
 pub use sampler::{SampleError, Sampled, Sampler};
 pub use sequence::{Request, SequenceId};
 pub use stop::StopMatcher;
+pub use text::{TextPiece, TextStream};
