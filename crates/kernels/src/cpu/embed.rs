@@ -11,13 +11,7 @@ use crate::Dtype;
 const WIDTH: usize = 64;
 
 /// See [`crate::Backend::embed`].
-pub(super) fn forward(
-    cpu: &Cpu,
-    table: &CpuWeight,
-    ids: &[u32],
-    dtype: Dtype,
-    y: &mut CpuBuf,
-) {
+pub(super) fn forward(cpu: &Cpu, table: &CpuWeight, ids: &[u32], dtype: Dtype, y: &mut CpuBuf) {
     let width = table.cols();
     let y = &mut y[..ids.len() * width];
     if y.is_empty() {

@@ -163,12 +163,22 @@ impl Zip {
             let name_len = (name.len() as u16).to_le_bytes();
             let method = self.method.to_le_bytes();
             let dates = [0; 4];
-            out.extend([b"PK\x03\x04\x14\0\0\0", &method[..], &dates, &sizes, &name_len, &[0; 2]].concat());
+            out.extend(
+                [b"PK\x03\x04\x14\0\0\0", &method[..], &dates, &sizes, &name_len, &[0; 2]].concat(),
+            );
             out.extend(name.as_bytes());
             out.extend(data);
             directory.extend(
-                [b"PK\x01\x02\x14\0\x14\0\0\0", &method[..], &dates, &sizes, &name_len, &[0; 12], &at.to_le_bytes()]
-                    .concat(),
+                [
+                    b"PK\x01\x02\x14\0\x14\0\0\0",
+                    &method[..],
+                    &dates,
+                    &sizes,
+                    &name_len,
+                    &[0; 12],
+                    &at.to_le_bytes(),
+                ]
+                .concat(),
             );
             directory.extend(name.as_bytes());
         }
