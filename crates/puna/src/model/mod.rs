@@ -1,3 +1,4 @@
 //! The model. Knows no files, HTTP or threads.
 
+mod pow;
 pub mod rope;
