@@ -106,6 +106,16 @@ pub(crate) fn print_error(text: &str) {
     }
 }
 
+/// `warning: text` on standard error, likewise.
+pub(crate) fn print_warning(text: &str) {
+    let line = one_line(text);
+    if output::stderr_colour() {
+        eprintln!("\x1b[1;33mwarning:\x1b[0m {line}");
+    } else {
+        eprintln!("warning: {line}");
+    }
+}
+
 /// `text` with line ends turned into "; " and other control characters escaped.
 fn one_line(text: &str) -> String {
     let joined = text

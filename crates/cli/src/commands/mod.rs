@@ -1,7 +1,16 @@
 //! The commands: what each takes from the command line. One file each; `run` prints its result on
 //! standard output and everything else on standard error.
 
+mod answer;
+mod bench;
+mod chat;
+mod inspect;
+mod perplexity;
+mod prompt;
 mod pull;
+mod run;
+mod sampling;
+mod tokenize;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -30,7 +39,13 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(Box<run::RunArgs>),
+    Tokenize(tokenize::TokenizeArgs),
+    Detokenize(tokenize::DetokenizeArgs),
+    Inspect(inspect::InspectArgs),
+    Perplexity(perplexity::PerplexityArgs),
     Pull(pull::PullArgs),
+    Bench(bench::BenchArgs),
 }
 
 /// Which model.
@@ -71,7 +86,13 @@ impl Cli {
     /// Does what was asked.
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self.command {
+            Command::Run(args) => run::run(&args),
+            Command::Tokenize(args) => tokenize::tokenize(&args),
+            Command::Detokenize(args) => tokenize::detokenize(&args),
+            Command::Inspect(args) => inspect::run(&args),
+            Command::Perplexity(args) => perplexity::run(&args),
             Command::Pull(args) => pull::run(&args),
+            Command::Bench(args) => bench::run(&args),
         }
     }
 }

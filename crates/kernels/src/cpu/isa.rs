@@ -125,6 +125,8 @@ kernels! {
         )
     ],
     kernels: {
+        /// Multiply-adds in registers, and how many: see [`super::measure`].
+        multiply_adds = super::measure::multiply_adds: (turns: usize) -> usize;
         /// `Σ a b`.
         dot_f32 = ops::vector::dot: (a: &[f32], b: &[f32]) -> f32;
     }

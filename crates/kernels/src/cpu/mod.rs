@@ -4,6 +4,7 @@
 mod arch;
 mod buf;
 pub mod isa;
+pub mod measure;
 mod ops;
 mod pool;
 
