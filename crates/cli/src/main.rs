@@ -6,6 +6,7 @@ mod failure;
 mod interrupt;
 mod models;
 mod output;
+mod session;
 
 use std::process::ExitCode;
 

@@ -159,8 +159,11 @@ fn the_streamed_text_is_the_text() {
         let streamed = run(home(), &args).ok();
         let whole = json(&run(home(), &[&args[..], &["--json"]].concat()).ok());
         let text = whole["text"].as_str().unwrap();
-        assert_eq!(streamed.strip_suffix('\n').unwrap_or(&streamed).trim_end_matches('\n'),
-            text.trim_end_matches('\n'), "{flags:?}");
+        assert_eq!(
+            streamed.strip_suffix('\n').unwrap_or(&streamed).trim_end_matches('\n'),
+            text.trim_end_matches('\n'),
+            "{flags:?}"
+        );
         assert!(!text.is_empty());
     }
 }
@@ -252,12 +255,8 @@ fn a_closed_pipe_is_silent() {
         &["run", "-m", &tiny, "--context", "20000", "-n", "9999", "--ignore-eos", "hi"][..],
         &["inspect", &tiny, "--tensors"],
     ] {
-        let mut child = puna(home())
-            .args(args)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child =
+            puna(home()).args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop(child.stdout.take());
         let mut stderr = String::new();
         child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
@@ -352,7 +351,10 @@ fn a_tokenizer_alone_is_enough() {
         fs::copy(home().join("tiny").join(name), dir.join(name)).unwrap();
     }
     let expected = run(home(), &["tokenize", "-m", &model("tiny"), "a llama"]).ok();
-    assert_eq!(run(home(), &["tokenize", "-m", &model("tokenizer-only"), "a llama"]).ok(), expected);
+    assert_eq!(
+        run(home(), &["tokenize", "-m", &model("tokenizer-only"), "a llama"]).ok(),
+        expected
+    );
     let path = model("tokenizer-only/tokenizer.model");
     assert_eq!(run(home(), &["tokenize", "-m", &path, "a llama"]).ok(), expected);
 }
@@ -401,12 +403,14 @@ fn a_flat_model_is_as_surprised_as_its_vocabulary_is_large() {
     let vocab = tiny_model::vocab_size() as f64;
     // exp and ln of one f32 sum each: a few units in the last place of f32.
     assert!((result["ppl"].as_f64().unwrap() / vocab - 1.0).abs() < 1e-5, "{result}");
-    let ids = json(&run_with_input(
-        home(),
-        &["tokenize", "-m", &flat, "--json", "--no-special"],
-        &fs::read(&text).unwrap(),
-    )
-    .ok());
+    let ids = json(
+        &run_with_input(
+            home(),
+            &["tokenize", "-m", &flat, "--json", "--no-special"],
+            &fs::read(&text).unwrap(),
+        )
+        .ok(),
+    );
     // With BOS before each window, every token of the text is predicted once.
     assert_eq!(result["tokens"], ids["ids"].as_array().unwrap().len());
     let fewer = json(&run(home(), &[&args[..], &["--max-tokens", "7"]].concat()).ok());

@@ -122,9 +122,7 @@ impl Answer {
 
     /// Log-probabilities of every token and of the likeliest ones beside it.
     pub(crate) fn logprobs(&self, tokenizer: &Tokenizer) -> Value {
-        let entry = |id: u32, logprob: f32| {
-            json!({"id": id, "token": tokenizer.id_to_token(id), "logprob": logprob})
-        };
+        let entry = |id: u32, logprob: f32| json!({"id": id, "token": tokenizer.id_to_token(id), "logprob": logprob});
         let token = |sampled: &Sampled| {
             let mut value = entry(sampled.id, sampled.logprob.unwrap_or(f32::NAN));
             let top = sampled.top.iter().map(|&(id, logprob)| entry(id, logprob));

@@ -124,7 +124,11 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         repetitions: args.repetitions,
     };
     let mut output = Output::new();
-    if args.json { output.json(&report)? } else { report.print(&mut output)? }
+    if args.json {
+        output.json(&report)?
+    } else {
+        report.print(&mut output)?
+    }
     output.flush()
 }
 

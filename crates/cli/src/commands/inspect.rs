@@ -163,7 +163,10 @@ impl Report {
         row("file", &self.checkpoint.path().display().to_string())?;
         row("kind", kind(self.checkpoint.kind()))?;
         row("parameters", &format!("{} ({})", self.parameters(), short(self.parameters())))?;
-        row("weights", &format!("{} in {} tensors", human_bytes(self.bytes()), self.tensors.len()))?;
+        row(
+            "weights",
+            &format!("{} in {} tensors", human_bytes(self.bytes()), self.tensors.len()),
+        )?;
         for (format, (count, parameters, bytes)) in self.formats() {
             let text = format!(
                 "{format:<8} {count:>5} tensors {:>8} parameters {:>8}",

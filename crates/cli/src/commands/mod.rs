@@ -21,7 +21,6 @@ use crate::models::{self, DEFAULT_ALIAS, Lookup, ModelName};
 #[command(
     name = "puna",
     version,
-    propagate_version = true,
     arg_required_else_help = true,
     after_help = "Examples:
   puna run \"Why is the sky blue?\"     answer with the default model

@@ -10,11 +10,11 @@ use clap::Args;
 use puna::generate::FinishReason;
 use serde_json::json;
 
+use super::ModelArgs;
 use super::answer::{self, generate};
 use super::chat;
 use super::prompt::{PromptFormat, message};
 use super::sampling::SamplingArgs;
-use super::ModelArgs;
 use crate::failure::{Interrupted, Usage, print_warning};
 use crate::output::Output;
 use crate::session::{CHUNK_ROWS, ComputeArgs, Session};
@@ -103,8 +103,7 @@ fn once(
     let system = args.system.as_deref().map(|text| message("system", text));
     let messages: Vec<_> = system.into_iter().chain([message("user", prompt)]).collect();
     let prompt_ids = asked.format.encode(&asked.tokenizer, &messages)?;
-    let request =
-        answer::request(prompt_ids.clone(), &asked.sampling, &asked.stop, asked.context)?;
+    let request = answer::request(prompt_ids.clone(), &asked.sampling, &asked.stop, asked.context)?;
     let mut output = Output::new();
     let before = start.elapsed();
     let mut show = |text: &str| {

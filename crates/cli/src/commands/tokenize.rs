@@ -143,7 +143,8 @@ fn ids(words: &[String], stdin: impl Read) -> anyhow::Result<Vec<u32>> {
     text.split(|c: char| c.is_whitespace() || ",[]".contains(c))
         .filter(|word| !word.is_empty())
         .map(|word| {
-            word.parse().map_err(|_| Usage(format!("'{word}' is not an id: ids are numbers")).into())
+            word.parse()
+                .map_err(|_| Usage(format!("'{word}' is not an id: ids are numbers")).into())
         })
         .collect()
 }

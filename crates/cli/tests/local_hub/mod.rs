@@ -50,8 +50,7 @@ impl LocalHub {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
         let files = files.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.clone()));
-        let state =
-            Arc::new(Mutex::new(State { files: files.collect(), ..State::default() }));
+        let state = Arc::new(Mutex::new(State { files: files.collect(), ..State::default() }));
         let hub = Self { endpoint, state };
         let server = hub.clone();
         std::thread::spawn(move || {
