@@ -191,19 +191,20 @@ pub enum Activation {
     Laplace,
 }
 
-/// One AdamW step (Loshchilov and Hutter, 2019; the order of operations is PyTorch's).
+/// One AdamW step (Loshchilov and Hutter, 2019; the order of operations is PyTorch's, which keeps
+/// these numbers as `f64`: `1 - beta2` of an `f32` would be off by 1e-5).
 #[derive(Clone, Copy, Debug)]
 pub struct AdamW {
     /// Learning rate.
-    pub lr: f32,
+    pub lr: f64,
     /// Decay of the first moment.
-    pub beta1: f32,
+    pub beta1: f64,
     /// Decay of the second moment.
-    pub beta2: f32,
+    pub beta2: f64,
     /// Added to the root of the second moment.
-    pub eps: f32,
+    pub eps: f64,
     /// Decoupled weight decay.
-    pub weight_decay: f32,
+    pub weight_decay: f64,
     /// 1 for the first step.
     pub step: u32,
 }

@@ -9,6 +9,11 @@ pub mod cpu;
 pub mod dtype;
 pub mod format;
 
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+mod naive;
+
 pub use backend::{
     Activation, AdamW, AttentionForward, AttentionGrads, AttentionOutputs, AttentionSpec, Backend,
     KvShape, Mask, OutOfMemory, RmsNorm, RopeLayout, RopeTable, Span, WeightData,

@@ -1,1 +1,6 @@
 //! LLaMA, whole: configuration, tokenizers, checkpoints, the model, generation.
+
+pub mod checkpoint;
+pub mod config;
+pub mod generate;
+pub mod model;
