@@ -422,26 +422,28 @@ fn a_flat_model_is_as_surprised_as_its_vocabulary_is_large() {
 #[test]
 fn perplexity_is_that_of_the_log_probabilities() {
     let tiny = model("tiny");
-    // What the model itself says, greedily, after BOS and a prompt; then the same text scored.
-    let args = ["run", "-m", &tiny, "--raw", "--json", "-n", "1", "--logprobs", "1", "a llama"];
+    // After `<s> ▁a ▁llama` comes `▁` in this text: what the model gives it is what one more
+    // token adds to the sum of negative log-probabilities.
+    let vocab = tiny_model::vocab_size().to_string();
+    let args = ["run", "-m", &tiny, "--raw", "--json", "-n", "1", "--logprobs", &vocab, "a llama"];
     let next = json(&run(home(), &args).ok());
-    let (id, logprob) = (next["ids"][0].as_u64().unwrap(), &next["logprobs"][0]["logprob"]);
-    let mut ids = next["prompt_ids"].as_array().unwrap().clone();
-    ids.push(id.into());
-    let words: Vec<String> = ids[1..].iter().map(Value::to_string).collect();
-    let flags = ["detokenize", "-m", &tiny];
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let text = run(home(), &[&flags[..], &words].concat()).ok();
-    let path = file("said.txt", text.strip_suffix('\n').unwrap());
-    let nll = |n: usize| {
-        let n = n.to_string();
-        let args = ["perplexity", "-m", &tiny, "--json", "--max-tokens", &n];
-        let result = json(&run(home(), &[&args[..], &[path.to_str().unwrap()]].concat()).ok());
+    assert_eq!(next["prompt_ids"].as_array().unwrap().len(), 3);
+    let path = file("said.txt", "a llama m");
+    let path = path.to_str().unwrap();
+    let ids =
+        json(&run(home(), &["tokenize", "-m", &tiny, "--json", "a llama m"]).ok())["ids"].clone();
+    assert_eq!(ids.as_array().unwrap()[..3], *next["prompt_ids"].as_array().unwrap());
+    let top = next["logprobs"][0]["top"].as_array().unwrap();
+    let logprob = top.iter().find(|token| token["id"] == ids[3]).unwrap()["logprob"].as_f64();
+    let nll = |n: &str| {
+        let args = ["perplexity", "-m", &tiny, "--json", "--max-tokens", n, path];
+        let result = json(&run(home(), &args).ok());
+        assert_eq!(result["tokens"].to_string(), n);
         result["mean_nll"].as_f64().unwrap() * result["tokens"].as_f64().unwrap()
     };
-    let last = nll(ids.len() - 1) - nll(ids.len() - 2);
-    // Two sums of f32 log-probabilities.
-    assert!((last + logprob.as_f64().unwrap()).abs() < 1e-4, "{last} {logprob}");
+    let last = nll("3") - nll("2");
+    // Two sums of log-probabilities in f32.
+    assert!((last + logprob.unwrap()).abs() < 1e-4, "{last} {logprob:?}");
 }
 
 #[test]

@@ -125,9 +125,9 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     };
     let mut output = Output::new();
     if args.json {
-        output.json(&report)?
+        output.json(&report)?;
     } else {
-        report.print(&mut output)?
+        report.print(&mut output)?;
     }
     output.flush()
 }

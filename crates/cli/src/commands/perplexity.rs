@@ -76,7 +76,9 @@ pub(super) fn run(args: &PerplexityArgs) -> anyhow::Result<()> {
         bail!("{} is too short: nothing in it can be predicted", args.file.display());
     }
     let (score, whole) = measure(&session, &ids, bos, context, args.compute.kv_dtype)?;
-    print(score, args.json)?;
+    if score.tokens > 0 {
+        print(score, args.json)?;
+    }
     if whole { Ok(()) } else { Err(Interrupted.into()) }
 }
 

@@ -24,7 +24,9 @@ const MAX_INPUT: u64 = 64 << 20;
 
 /// Answer a prompt, or chat
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(
+    allow_negative_numbers = true,
+    after_help = "Examples:
   puna run \"Why is the sky blue?\"
   puna run                                             chat; /help tells more
   puna run -m model.gguf --temperature 0.7 --top-p 0.9 \"A story about llamas\"
@@ -32,7 +34,8 @@ const MAX_INPUT: u64 = 64 << 20;
   puna run --raw -n 20 \"Once upon a time\"              continue a text
   puna run --json \"2 + 2 =\" | jq .text
 
-The answer goes to standard output and nothing else does. Ctrl-C ends it and keeps what came.")]
+The answer goes to standard output and nothing else does. Ctrl-C ends it and keeps what came."
+)]
 pub(crate) struct RunArgs {
     /// What to ask; standard input, where it is a pipe, is the prompt or is put below it
     #[arg(value_name = "PROMPT")]

@@ -34,10 +34,10 @@ pub(crate) struct SamplingArgs {
     #[arg(long, value_name = "X")]
     repetition_penalty: Option<f64>,
     /// Subtract from the score of tokens that the answer holds (0: off)
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    #[arg(long, value_name = "X")]
     presence_penalty: Option<f64>,
     /// Likewise, for each time that it holds them (0: off)
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    #[arg(long, value_name = "X")]
     frequency_penalty: Option<f64>,
     /// No run of N tokens twice (0: off)
     #[arg(long, value_name = "N")]
@@ -66,7 +66,7 @@ impl SamplingArgs {
         let base = makers.map_or_else(SamplingParams::greedy, from_makers);
         let filter = self.filter();
         let temperature = match (self.temperature, filter) {
-            (Some(temperature), Some(flag)) if temperature == 0.0 => {
+            (Some(0.0), Some(flag)) => {
                 return Err(Usage(format!(
                     "{flag} has no effect at --temperature 0, which takes the most probable \
                      token; drop one of the two"
@@ -152,6 +152,7 @@ mod tests {
     use super::*;
 
     #[derive(Parser)]
+    #[command(allow_negative_numbers = true)]
     struct Flags {
         #[command(flatten)]
         sampling: SamplingArgs,

@@ -142,6 +142,11 @@ impl Client {
             Err(error) => {
                 if part.len == 0 {
                     part.remove();
+                } else if error.is::<Interrupted>() {
+                    eprintln!(
+                        "{}: stopped at byte {}; the same command goes on from there",
+                        wanted.name, part.len
+                    );
                 }
                 Err(error)
             }

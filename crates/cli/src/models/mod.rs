@@ -15,7 +15,7 @@ use anyhow::{Context, bail};
 
 pub(crate) use alias::DEFAULT_ALIAS;
 pub(crate) use cache::data_dir;
-pub(crate) use name::{HubName, ModelName};
+pub(crate) use name::ModelName;
 pub(crate) use progress::{Progress, Unit};
 
 use cache::Cache;

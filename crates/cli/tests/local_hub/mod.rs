@@ -9,25 +9,25 @@ use std::sync::{Arc, Mutex};
 use sha2::{Digest, Sha256};
 
 /// The commit that `main` means.
-pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 /// How the hub misbehaves.
 #[derive(Clone, Debug, Default)]
-pub struct Faults {
+pub(crate) struct Faults {
     /// Closes each answer after this many bytes of body.
-    pub cut_after: Option<usize>,
+    pub(crate) cut_after: Option<usize>,
     /// Serves no ranges.
-    pub ignores_ranges: bool,
+    pub(crate) ignores_ranges: bool,
     /// Changes the first byte of every body.
-    pub corrupts: bool,
+    pub(crate) corrupts: bool,
     /// Names of files in the listing beside those that exist.
-    pub listed: Vec<String>,
+    pub(crate) listed: Vec<String>,
     /// Waits this long before each file.
-    pub delay_ms: u64,
+    pub(crate) delay_ms: u64,
     /// Says that the file is private.
-    pub forbids: bool,
+    pub(crate) forbids: bool,
     /// The listing's commit instead of the true one.
-    pub commit: Option<String>,
+    pub(crate) commit: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -39,14 +39,14 @@ struct State {
 
 /// A running hub; its threads end with the test.
 #[derive(Clone, Debug)]
-pub struct LocalHub {
-    pub endpoint: String,
+pub(crate) struct LocalHub {
+    pub(crate) endpoint: String,
     state: Arc<Mutex<State>>,
 }
 
 impl LocalHub {
     /// Serves one repository, `org/repo`.
-    pub fn new(files: &[(&str, Vec<u8>)]) -> Self {
+    pub(crate) fn new(files: &[(&str, Vec<u8>)]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
         let files = files.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.clone()));
@@ -63,12 +63,12 @@ impl LocalHub {
         hub
     }
 
-    pub fn set_faults(&self, faults: Faults) {
+    pub(crate) fn set_faults(&self, faults: Faults) {
         self.state.lock().unwrap().faults = faults;
     }
 
     /// `PATH RANGE` of each request so far.
-    pub fn requests(&self) -> Vec<String> {
+    pub(crate) fn requests(&self) -> Vec<String> {
         self.state.lock().unwrap().requests.clone()
     }
 
@@ -103,7 +103,7 @@ impl LocalHub {
 }
 
 /// SHA-256 in hexadecimal.
-pub fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

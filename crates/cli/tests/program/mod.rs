@@ -1,12 +1,14 @@
 //! Runs the program as a user would, in a home of its own.
 
+#![allow(dead_code, reason = "each test file uses its part of this")]
+
 use std::ffi::OsStr;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 /// The program with an empty home, no hub and no colours asked for.
-pub fn puna(home: &Path) -> Command {
+pub(crate) fn puna(home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_puna"));
     for variable in ["PUNA_OFFLINE", "HF_TOKEN", "NO_COLOR", "XDG_CACHE_HOME", "PUNA_ISA"] {
         command.env_remove(variable);
@@ -22,10 +24,10 @@ pub fn puna(home: &Path) -> Command {
 
 /// What a run left behind.
 #[derive(Debug)]
-pub struct Ran {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl From<Output> for Ran {
@@ -41,7 +43,7 @@ impl From<Output> for Ran {
 impl Ran {
     /// Asserts success and gives standard output.
     #[track_caller]
-    pub fn ok(self) -> String {
+    pub(crate) fn ok(self) -> String {
         assert_eq!(self.code, Some(0), "{self:?}");
         self.stdout
     }
@@ -49,7 +51,7 @@ impl Ran {
     /// Asserts that the run failed with `code`, printed nothing, and said why in one line; gives
     /// the line.
     #[track_caller]
-    pub fn failed(self, code: i32) -> String {
+    pub(crate) fn failed(self, code: i32) -> String {
         assert_eq!(self.code, Some(code), "{self:?}");
         assert_eq!(self.stdout, "", "{self:?}");
         let errors: Vec<&str> =
@@ -62,12 +64,12 @@ impl Ran {
 }
 
 /// Runs with arguments.
-pub fn run<S: AsRef<OsStr>>(home: &Path, args: &[S]) -> Ran {
+pub(crate) fn run<S: AsRef<OsStr>>(home: &Path, args: &[S]) -> Ran {
     puna(home).args(args).output().expect("the program starts").into()
 }
 
 /// Runs with arguments and a text on standard input.
-pub fn run_with_input<S: AsRef<OsStr>>(home: &Path, args: &[S], input: &[u8]) -> Ran {
+pub(crate) fn run_with_input<S: AsRef<OsStr>>(home: &Path, args: &[S], input: &[u8]) -> Ran {
     let mut child = puna(home)
         .args(args)
         .stdin(Stdio::piped())

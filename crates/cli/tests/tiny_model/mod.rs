@@ -14,13 +14,13 @@ const KV_HEADS: usize = 2;
 const HEAD_DIM: usize = HIDDEN / HEADS;
 
 /// `<unk>`, `<s>`, `</s>`, 256 bytes, `▁`, 26 letters and some words.
-pub fn vocab_size() -> usize {
+pub(crate) fn vocab_size() -> usize {
     pieces().len()
 }
 
 /// Writes the model to a folder. With `flat`, the output projection is zero: every token is
 /// equally likely.
-pub fn write(dir: &Path, flat: bool) {
+pub(crate) fn write(dir: &Path, flat: bool) {
     fs::create_dir_all(dir).unwrap();
     let config = json!({
         "architectures": ["LlamaForCausalLM"],
@@ -104,7 +104,7 @@ fn safetensors(flat: bool) -> Vec<u8> {
         header.insert(name, entry);
     }
     let mut text = Value::Object(header).to_string();
-    while text.len() % 8 != 0 {
+    while !text.len().is_multiple_of(8) {
         text.push(' ');
     }
     let mut file = (text.len() as u64).to_le_bytes().to_vec();
