@@ -259,8 +259,9 @@ pub trait Backend: Debug + Send + Sync + 'static {
 
     // --- rows ---
 
-    /// `y[r] = table[ids[r]]`; table `(vocab_size, hidden_size)`, y `(ids, hidden_size)`.
-    fn embed(&self, table: &Self::Weight, ids: &[u32], y: &mut Self::Buf);
+    /// `y[r] = table[ids[r]]`, rounded to `dtype`; table `(vocab_size, hidden_size)`, y
+    /// `(ids, hidden_size)`.
+    fn embed(&self, table: &Self::Weight, ids: &[u32], dtype: Dtype, y: &mut Self::Buf);
     /// `dtable[ids[r]] += dy[r]`.
     fn embed_backward(&self, ids: &[u32], width: usize, dy: &Self::Buf, dtable: &mut Self::Buf);
     /// `y[i] = x[indices[i]]`, rows of `width`.

@@ -4,3 +4,4 @@ pub mod checkpoint;
 pub mod config;
 pub mod generate;
 pub mod model;
+pub mod tokenizer;

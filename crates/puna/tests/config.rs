@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 fn test_data(name: &str) -> Option<PathBuf> {
     let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data");
-    let root = std::env::var_os("PUNA_TEST_DATA").map_or_else(|| PathBuf::from(beside), PathBuf::from);
+    let root =
+        std::env::var_os("PUNA_TEST_DATA").map_or_else(|| PathBuf::from(beside), PathBuf::from);
     let path = root.join(name);
     if !path.exists() {
         println!("skipped: {} is absent", path.display());
@@ -98,13 +99,21 @@ fn rope_keys_have_their_priorities() {
         "rope_parameters": {"rope_type": "yarn", "factor": 9.0}});
     assert_eq!(good(&both).rope_parameters.kind(), &RopeKind::Linear { factor: 2.0 });
     let keys = Value::Object(good(&both).rope_parameters.keys().clone());
-    assert_eq!(keys, json!({"type": "linear", "rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}));
+    assert_eq!(
+        keys,
+        json!({"type": "linear", "rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0})
+    );
     // `rope_type` wins over its old name.
     let two = json!({"rope_scaling": {"type": "linear", "rope_type": "dynamic", "factor": 2.0}});
     assert_eq!(good(&two).rope_parameters.kind(), &RopeKind::Dynamic { factor: 2.0 });
-    let original = |value: &Value| good(value).rope_parameters.keys()["original_max_position_embeddings"].clone();
+    let original = |value: &Value| {
+        good(value).rope_parameters.keys()["original_max_position_embeddings"].clone()
+    };
     let yarn = json!({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 7});
-    assert_eq!(original(&json!({"rope_parameters": yarn, "original_max_position_embeddings": 9})), 9);
+    assert_eq!(
+        original(&json!({"rope_parameters": yarn, "original_max_position_embeddings": 9})),
+        9
+    );
     assert_eq!(original(&json!({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}})), 2048);
     let partial = json!({"partial_rotary_factor": 0.5, "rope_parameters": {"rope_type": "linear", "factor": 2.0}});
     assert_eq!(good(&partial).rope_parameters.partial_rotary_factor(), Some(0.5));
@@ -138,45 +147,70 @@ fn labels_follow_transformers() {
 #[test]
 fn errors_have_the_texts_of_transformers() {
     for (value, text) in [
-        (json!({"hidden_size": 33, "num_attention_heads": 4}),
-            "The hidden size (33) is not a multiple of the number of attention heads (4)."),
+        (
+            json!({"hidden_size": 33, "num_attention_heads": 4}),
+            "The hidden size (33) is not a multiple of the number of attention heads (4).",
+        ),
         (json!({"vocab_size": "a"}), "Field 'vocab_size' expected int, got str (value: 'a')"),
         (json!({"vocab_size": true}), "Field 'vocab_size' expected int, got bool (value: True)"),
-        (json!({"vocab_size": null}), "Field 'vocab_size' expected int, got NoneType (value: None)"),
-        (json!({"max_position_embeddings": 2048.0}),
-            "Field 'max_position_embeddings' expected int, got float (value: 2048.0)"),
+        (
+            json!({"vocab_size": null}),
+            "Field 'vocab_size' expected int, got NoneType (value: None)",
+        ),
+        (
+            json!({"max_position_embeddings": 2048.0}),
+            "Field 'max_position_embeddings' expected int, got float (value: 2048.0)",
+        ),
         (json!({"rms_norm_eps": 1}), "Field 'rms_norm_eps' expected float, got int (value: 1)"),
         (json!({"use_cache": 1}), "Field 'use_cache' expected bool, got int (value: 1)"),
         (json!({"hidden_act": 3}), "Field 'hidden_act' expected str, got int (value: 3)"),
-        (json!({"head_dim": "a"}),
+        (
+            json!({"head_dim": "a"}),
             "Field 'head_dim' with value 'a' doesn't match any type in (<class 'int'>, <class 'NoneType'>). Errors: \
              Field 'head_dim' expected int, got str (value: 'a'); Field 'head_dim' expected NoneType, got str (value: \
-             'a')"),
-        (json!({"eos_token_id": [1, "a"]}),
+             'a')",
+        ),
+        (
+            json!({"eos_token_id": [1, "a"]}),
             "Field 'eos_token_id' with value [1, 'a'] doesn't match any type in (<class 'int'>, list[int], <class \
              'NoneType'>). Errors: Field 'eos_token_id' expected int, got list (value: [1, 'a']); Invalid item at index \
-             1 in list 'eos_token_id'; Field 'eos_token_id' expected NoneType, got list (value: [1, 'a'])"),
-        (json!({"attention_dropout": "a"}),
+             1 in list 'eos_token_id'; Field 'eos_token_id' expected NoneType, got list (value: [1, 'a'])",
+        ),
+        (
+            json!({"attention_dropout": "a"}),
             "Field 'attention_dropout' with value 'a' doesn't match any type in (<class 'int'>, <class 'float'>, <class \
              'NoneType'>). Errors: Field 'attention_dropout' expected int, got str (value: 'a'); Field \
              'attention_dropout' expected float, got str (value: 'a'); Field 'attention_dropout' expected NoneType, got \
-             str (value: 'a')"),
-        (json!({"initializer_range": 2.0}),
-            "Value must be greater or equal to 0.0 and smaller or equal to 1.0, got 2.0."),
-        (json!({"head_dim": 7}),
+             str (value: 'a')",
+        ),
+        (
+            json!({"initializer_range": 2.0}),
+            "Value must be greater or equal to 0.0 and smaller or equal to 1.0, got 2.0.",
+        ),
+        (
+            json!({"head_dim": 7}),
             "RoPE requires an even rotary dimension, but got `head_dim`=7 with `partial_rotary_factor`=1.0 for \
-             `full_attention`."),
-        (json!({"problem_type": "single_label_classification", "num_labels": 1}),
+             `full_attention`.",
+        ),
+        (
+            json!({"problem_type": "single_label_classification", "num_labels": 1}),
             "`problem_type=\"single_label_classification\"` requires `num_labels > 1`. For binary classification use \
-             `num_labels=2`, or use `problem_type=\"regression\"` for a single-output regression head."),
-        (json!({"rope_scaling": {"type": "linear"}}),
-            "Missing required keys in `rope_parameters` for 'rope_type'='linear': {'factor'}"),
-        (json!({"rope_scaling": {"rope_type": "llama3", "factor": 8}}),
+             `num_labels=2`, or use `problem_type=\"regression\"` for a single-output regression head.",
+        ),
+        (
+            json!({"rope_scaling": {"type": "linear"}}),
+            "Missing required keys in `rope_parameters` for 'rope_type'='linear': {'factor'}",
+        ),
+        (
+            json!({"rope_scaling": {"rope_type": "llama3", "factor": 8}}),
             "Missing required keys in `rope_parameters` for 'rope_type'='llama3': {'high_freq_factor', \
-             'low_freq_factor'}"),
-        (json!({"output_attentions": true, "attn_implementation": "sdpa"}),
+             'low_freq_factor'}",
+        ),
+        (
+            json!({"output_attentions": true, "attn_implementation": "sdpa"}),
             "The `output_attentions` attribute is not supported when using the `attn_implementation` set to sdpa. \
-             Please set it to 'eager' instead."),
+             Please set it to 'eager' instead.",
+        ),
     ] {
         assert_eq!(message(&value), text, "{value}");
     }
@@ -186,8 +220,11 @@ fn errors_have_the_texts_of_transformers() {
 #[test]
 fn errors_beyond_those_of_transformers() {
     for (value, field, part) in [
-        (json!({"num_attention_heads": 6, "hidden_size": 48, "num_key_value_heads": 4}), "num_key_value_heads",
-            "number of attention heads (6) is not a multiple"),
+        (
+            json!({"num_attention_heads": 6, "hidden_size": 48, "num_key_value_heads": 4}),
+            "num_key_value_heads",
+            "number of attention heads (6) is not a multiple",
+        ),
         (json!({"hidden_size": 0}), "hidden_size", "between 1 and"),
         (json!({"num_attention_heads": 0}), "num_attention_heads", "between 1 and"),
         (json!({"num_hidden_layers": -3}), "num_hidden_layers", "got -3"),
@@ -198,8 +235,16 @@ fn errors_beyond_those_of_transformers() {
         (json!({"problem_type": "x"}), "problem_type", "must be one of"),
         (json!({"rms_norm_eps": -1.0}), "rms_norm_eps", "at least 0"),
         (json!({"model_type": "mistral"}), "model_type", "'mistral'"),
-        (json!({"rope_scaling": {"type": "linear", "factor": "a"}}), "rope_parameters.factor", "must be a float or int"),
-        (json!({"rope_scaling": {"type": "linear", "factor": 0}}), "rope_parameters.factor", "above 0"),
+        (
+            json!({"rope_scaling": {"type": "linear", "factor": "a"}}),
+            "rope_parameters.factor",
+            "must be a float or int",
+        ),
+        (
+            json!({"rope_scaling": {"type": "linear", "factor": 0}}),
+            "rope_parameters.factor",
+            "above 0",
+        ),
         (json!({"rope_theta": "a"}), "rope_parameters.rope_theta", "must be a float or int"),
         (json!({"rope_parameters": [1]}), "rope_parameters", "doesn't match any type"),
         (json!({"id2label": {"x": "a"}}), "id2label", "numbers as keys"),
@@ -210,7 +255,10 @@ fn errors_beyond_those_of_transformers() {
         assert!(error.to_string().contains(part), "{value}: {error}");
     }
     assert!(matches!(LlamaConfig::from_json("[]"), Err(ConfigError::NotAnObject { got: "list" })));
-    assert!(matches!(LlamaConfig::from_json("{\"a\": }"), Err(ConfigError::Json { line: 1, column: 7, .. })));
+    assert!(matches!(
+        LlamaConfig::from_json("{\"a\": }"),
+        Err(ConfigError::Json { line: 1, column: 7, .. })
+    ));
 }
 
 /// Texts as Transformers 5.23 logs them.
@@ -230,14 +278,19 @@ fn warnings_have_the_texts_of_transformers() {
         ["Unrecognized keys in `rope_parameters` for 'rope_type'='linear': {'abc', 'zork'}"]
     );
     assert_eq!(
-        rope(json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 1.0,
-            "original_max_position_embeddings": 8192})),
-        ["`rope_parameters`'s high_freq_factor field must be greater than low_freq_factor, got high_freq_factor=1.0 and \
+        rope(
+            json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 1.0,
+            "original_max_position_embeddings": 8192})
+        ),
+        [
+            "`rope_parameters`'s high_freq_factor field must be greater than low_freq_factor, got high_freq_factor=1.0 and \
           low_freq_factor=4.0",
-         "`rope_parameters`'s original_max_position_embeddings field must be less than max_position_embeddings, got 8192 \
-          and max_position_embeddings=2048"]
+            "`rope_parameters`'s original_max_position_embeddings field must be less than max_position_embeddings, got 8192 \
+          and max_position_embeddings=2048"
+        ]
     );
-    let yarn = rope(json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}));
+    let yarn =
+        rope(json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}));
     assert_eq!(yarn.len(), 1);
     assert!(yarn[0].starts_with(
         "The explicitly set RoPE scaling factor (config.rope_parameters['factor'] = 4.0) does not match the ratio \
@@ -247,11 +300,15 @@ fn warnings_have_the_texts_of_transformers() {
     let long = rope(json!({"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}));
     assert_eq!(long[0], "`rope_parameters`'s short_factor field must have length 64, got 1");
     assert_eq!(long[1], "`rope_parameters`'s long_factor field must have length 64, got 1");
-    assert!(long[2].starts_with("This model config has set a `rope_parameters['original_max_position_embeddings']`"));
+    assert!(long[2].starts_with(
+        "This model config has set a `rope_parameters['original_max_position_embeddings']`"
+    ));
     assert_eq!(
         warnings(&json!({"pad_token_id": -1})),
-        ["Model config: pad_token_id must be `None` or an integer within the vocabulary (between 0 and 31999), got -1. \
-          This may result in unexpected behavior."]
+        [
+            "Model config: pad_token_id must be `None` or an integer within the vocabulary (between 0 and 31999), got -1. \
+          This may result in unexpected behavior."
+        ]
     );
     assert_eq!(
         warnings(&json!({"id2label": {"0": "a", "1": "b"}, "num_labels": 3})),
@@ -262,8 +319,25 @@ fn warnings_have_the_texts_of_transformers() {
 #[test]
 fn every_activation_name_is_known() {
     for name in [
-        "gelu", "gelu_10", "gelu_fast", "gelu_new", "gelu_python", "gelu_pytorch_tanh", "gelu_accurate", "hardswish",
-        "laplace", "leaky_relu", "linear", "mish", "quick_gelu", "relu", "relu2", "relu6", "sigmoid", "silu", "swish",
+        "gelu",
+        "gelu_10",
+        "gelu_fast",
+        "gelu_new",
+        "gelu_python",
+        "gelu_pytorch_tanh",
+        "gelu_accurate",
+        "hardswish",
+        "laplace",
+        "leaky_relu",
+        "linear",
+        "mish",
+        "quick_gelu",
+        "relu",
+        "relu2",
+        "relu6",
+        "sigmoid",
+        "silu",
+        "swish",
         "tanh",
     ] {
         let config = good(&json!({"hidden_act": name}));
@@ -315,5 +389,10 @@ fn generation_config_faults_and_warnings() {
     }
     let config = GenerationConfig::from_json(r#"{"temperature": 0.6}"#).expect("good");
     let text = config.warnings()[0].to_string();
-    assert!(text.starts_with("`do_sample` is not set to `True`. However, `temperature` is set to `0.6`"), "{text}");
+    assert!(
+        text.starts_with(
+            "`do_sample` is not set to `True`. However, `temperature` is set to `0.6`"
+        ),
+        "{text}"
+    );
 }

@@ -136,7 +136,10 @@ fn padding() {
         let cases = [
             (Case::new(&left["input_ids"]).with(left), left),
             (
-                Case { positions: Some(golden::integers(&positioned["position_ids"])), ..Case::new(&left["input_ids"]).with(left) },
+                Case {
+                    positions: Some(golden::integers(&positioned["position_ids"])),
+                    ..Case::new(&left["input_ids"]).with(left)
+                },
                 positioned,
             ),
             (Case::new(&right["input_ids"]).with(right), right),
@@ -149,7 +152,12 @@ fn padding() {
             // Rows of padding are nobody's business: the reference attends to everything there.
             for (row, _) in case.mask.as_ref().unwrap().iter().enumerate().filter(|(_, m)| **m) {
                 let range = row * vocab..(row + 1) * vocab;
-                golden::assert_close_slices("row", &logits[range.clone()], &expected[range], TOLERANCE);
+                golden::assert_close_slices(
+                    "row",
+                    &logits[range.clone()],
+                    &expected[range],
+                    TOLERANCE,
+                );
             }
         }
     });

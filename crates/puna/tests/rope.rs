@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 fn test_data(name: &str) -> Option<PathBuf> {
     let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data");
-    let root = std::env::var_os("PUNA_TEST_DATA").map_or_else(|| PathBuf::from(beside), PathBuf::from);
+    let root =
+        std::env::var_os("PUNA_TEST_DATA").map_or_else(|| PathBuf::from(beside), PathBuf::from);
     let path = root.join(name);
     if !path.exists() {
         println!("skipped: {} is absent", path.display());
@@ -57,8 +58,7 @@ fn every_kind_equals_transformers() {
 }
 
 fn check_step(what: &str, rope: &mut Rope, step: &Value) {
-    let positions: Vec<u32> =
-        floats(&step["position_ids"]).into_iter().map(|p| p as u32).collect();
+    let positions: Vec<u32> = floats(&step["position_ids"]).into_iter().map(|p| p as u32).collect();
     rope.observe(&positions);
     assert_close(what, rope.inv_freq(), &floats(&step["inv_freq_after"]), true);
     let pairs = rope.rotary_dim() / 2;
@@ -77,7 +77,8 @@ fn check_step(what: &str, rope: &mut Rope, step: &Value) {
 }
 
 fn small(rope: Value) -> LlamaConfig {
-    let mut config = json!({"hidden_size": 32, "num_attention_heads": 4, "max_position_embeddings": 64});
+    let mut config =
+        json!({"hidden_size": 32, "num_attention_heads": 4, "max_position_embeddings": 64});
     config["rope_parameters"] = rope;
     config.to_string().parse_config()
 }
@@ -114,7 +115,8 @@ fn factors_of_llama3_equal_the_kind() {
     let plain = Rope::new(&small(json!({"rope_theta": 500000.0})), None).expect("builds");
     let factors: Vec<f32> =
         plain.inv_freq().iter().zip(by_kind.inv_freq()).map(|(f, g)| f / g).collect();
-    let by_factors = Rope::new(&small(json!({"rope_theta": 500000.0})), Some(&factors)).expect("builds");
+    let by_factors =
+        Rope::new(&small(json!({"rope_theta": 500000.0})), Some(&factors)).expect("builds");
     for (a, b) in by_factors.inv_freq().iter().zip(by_kind.inv_freq()) {
         // Two roundings more than the kind's own.
         assert!((a - b).abs() <= 2.0 * f32::EPSILON * b, "{a} is not {b}");

@@ -74,10 +74,10 @@ impl Backend for Cpu {
         cache.copy_block(from, to);
     }
 
-    fn embed(&self, table: &CpuWeight, ids: &[u32], y: &mut CpuBuf) {
+    fn embed(&self, table: &CpuWeight, ids: &[u32], dtype: Dtype, y: &mut CpuBuf) {
         assert!(ids.iter().all(|id| (*id as usize) < table.rows()), "id beyond the table");
         assert!(size(ids.len(), table.cols()) <= y.len());
-        embed::forward(self, table, ids, y);
+        embed::forward(self, table, ids, dtype, y);
     }
 
     fn embed_backward(&self, ids: &[u32], width: usize, dy: &CpuBuf, dtable: &mut CpuBuf) {
@@ -110,13 +110,7 @@ impl Backend for Cpu {
         linear::forward(self, x, rows, dtype, outputs);
     }
 
-    fn linear_backward_input(
-        &self,
-        dy: &CpuBuf,
-        rows: usize,
-        weight: &CpuWeight,
-        dx: &mut CpuBuf,
-    ) {
+    fn linear_backward_input(&self, dy: &CpuBuf, rows: usize, weight: &CpuWeight, dx: &mut CpuBuf) {
         assert!(size(rows, weight.rows()) <= dy.len() && size(rows, weight.cols()) <= dx.len());
         linear::backward_input(self, dy, rows, weight, dx);
     }
@@ -235,11 +229,10 @@ impl Backend for Cpu {
             check_mask(span);
         }
         let rows = end_of(spans);
-        let (q_len, kv_len) = (size(rows, spec.n_heads * head_dim), size(rows, n_kv_heads * head_dim));
+        let (q_len, kv_len) =
+            (size(rows, spec.n_heads * head_dim), size(rows, n_kv_heads * head_dim));
         assert!([forward.q, forward.y, dy, grads.dq].iter().all(|buf| q_len <= buf.len()));
-        assert!(
-            [forward.k, forward.v, grads.dk, grads.dv].iter().all(|buf| kv_len <= buf.len())
-        );
+        assert!([forward.k, forward.v, grads.dk, grads.dv].iter().all(|buf| kv_len <= buf.len()));
         assert!(size(rows, spec.n_heads) <= forward.log_sum_exp.len());
         ops::attention::backward(self, forward, spans, spec, dy, grads);
     }

@@ -1,15 +1,17 @@
 //! Rows of a table: `y[r] = table[ids[r]]`, `dtable[ids[r]] += dy[r]`.
 
+use super::product::round;
 use super::tiles::Tiles;
 use super::weight::CpuWeight;
 use super::{Cpu, CpuBuf};
+use crate::Dtype;
 
 /// Columns of a part of the backward; each part walks the ids in order, so that repeated ids add
 /// in one order.
 const WIDTH: usize = 64;
 
 /// See [`crate::Backend::embed`].
-pub(super) fn forward(cpu: &Cpu, table: &CpuWeight, ids: &[u32], y: &mut CpuBuf) {
+pub(super) fn forward(cpu: &Cpu, table: &CpuWeight, ids: &[u32], dtype: Dtype, y: &mut CpuBuf) {
     let width = table.cols();
     let y = &mut y[..ids.len() * width];
     if y.is_empty() {
@@ -17,6 +19,7 @@ pub(super) fn forward(cpu: &Cpu, table: &CpuWeight, ids: &[u32], y: &mut CpuBuf)
     }
     cpu.pool.for_each_chunk(y, width, |i, y| {
         table.dequantize(cpu.kernels, ids[i] as usize, 0..width, y);
+        round(dtype, &mut [y]);
     });
 }
 

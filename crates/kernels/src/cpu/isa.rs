@@ -72,12 +72,7 @@ pub(crate) trait Isa: Copy {
     /// [`Isa::reduce_sum`]'s.
     #[inline(always)]
     fn reduce_sum4(self, v: [Self::F32; 4]) -> [f32; 4] {
-        [
-            self.reduce_sum(v[0]),
-            self.reduce_sum(v[1]),
-            self.reduce_sum(v[2]),
-            self.reduce_sum(v[3]),
-        ]
+        [self.reduce_sum(v[0]), self.reduce_sum(v[1]), self.reduce_sum(v[2]), self.reduce_sum(v[3])]
     }
 
     /// Rounded to what `dtype` holds.
@@ -94,6 +89,9 @@ pub(crate) trait Isa: Copy {
     fn f16(self, bits: u16) -> f32;
     /// The lower half of the lanes `low`, the upper half `high`.
     fn splat_halves(self, low: f32, high: f32) -> Self::F32;
+
+    /// Rows to columns, where there are eight lanes.
+    fn transpose(self, rows: [Self::F32; 8]) -> [Self::F32; 8];
 
     /// All bytes `value`.
     fn splat_byte(self, value: u8) -> Self::Bytes;
@@ -226,6 +224,8 @@ kernels! {
         dot_float = ops::dot_float::rows: (
             weights: RowBytes<'_>, x: &[f32], y: &mut [&mut [f32]]
         );
+        /// Sixteen rows, a stride apart, as a panel.
+        pack_panel = ops::panel::pack: (rows: &[f32], stride: usize, panel: &mut [f32]);
         /// Adds a strip of packed rows times packed panels to its tile of a product.
         multiply = ops::panel::multiply: (
             a: &[f32], panels: &[f32], start: Start, c: &mut [&mut [f32]]
@@ -370,4 +370,61 @@ pub(crate) fn detect(isa: Option<&str>) -> Result<&'static Kernels, UnknownIsa> 
 /// Names of the instruction sets that this processor can run, best first.
 pub fn names() -> Vec<&'static str> {
     available().iter().map(|t| t.isa).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::ops::vector::exp_sum;
+
+    /// `e^x` of each value by the instruction set's own code.
+    fn exp(isa: &str, x: &mut [f32]) {
+        #[cfg(target_arch = "x86_64")]
+        if isa == "avx2" {
+            #[target_feature(enable = "avx2,fma,f16c")]
+            fn inner(x: &mut [f32]) {
+                exp_sum(crate::cpu::arch::x86_64::avx2::Avx2::assume(), x, 0.0);
+            }
+            // SAFETY: the name came from `names`, which saw the features.
+            unsafe { inner(x) };
+            return;
+        }
+        assert_eq!(isa, "scalar", "an instruction set without a case");
+        exp_sum(Scalar, x, 0.0);
+    }
+
+    /// Every 6101st `f32` between -104 and 88.7: some 360 thousand values.
+    #[test]
+    fn exp_is_within_two_ulp() {
+        for isa in names() {
+            let mut worst = (0.0, 0.0);
+            let negative = (1u32 << 31..(-104.0f32).to_bits()).step_by(6101);
+            let bits: Vec<u32> = (0..88.7f32.to_bits()).step_by(6101).chain(negative).collect();
+            for bits in bits.chunks(4096) {
+                let x: Vec<f32> = bits.iter().map(|b| f32::from_bits(*b)).collect();
+                let mut y = x.clone();
+                exp(isa, &mut y);
+                for (x, y) in x.iter().zip(&y) {
+                    let exact = f64::from(*x).exp();
+                    let nearest = (exact as f32).max(f32::from_bits(1));
+                    let ulp = f64::from(nearest.next_up()) - f64::from(nearest);
+                    let error = (f64::from(*y) - exact).abs() / ulp;
+                    worst = if error > worst.0 { (error, *x) } else { worst };
+                }
+            }
+            assert!(worst.0 <= 2.0, "{isa}: {} ulp at {}", worst.0, worst.1);
+        }
+    }
+
+    #[test]
+    fn exp_saturates() {
+        let x = [f32::NEG_INFINITY, f32::MIN, -104.5, 88.9, f32::MAX, f32::INFINITY, f32::NAN, 0.0];
+        for isa in names() {
+            let mut y = x;
+            exp(isa, &mut y);
+            assert_eq!(y[..3], [0.0; 3], "{isa}");
+            assert_eq!(y[3..6], [f32::INFINITY; 3], "{isa}");
+            assert!(y[6].is_nan() && y[7] == 1.0, "{isa}");
+        }
+    }
 }

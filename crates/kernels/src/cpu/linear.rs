@@ -18,7 +18,7 @@ use super::{Cpu, CpuBuf};
 use crate::{Dtype, Format};
 
 /// Rows up to which the dots beat the blocked product; measured with `benches/linear.rs`.
-const FEW_INT8: usize = 8;
+const FEW_INT8: usize = 16;
 const FEW_FLOAT: usize = 4;
 /// Formats without a dot are dequantised again for each of these.
 const FEW_OTHER: usize = 4;
@@ -167,9 +167,9 @@ impl Few<'_> {
     }
 }
 
-/// Rows of `weight` in a part; even, for the two streams of a dot.
+/// Rows of `weight` in a part.
 fn part_rows(weight: &CpuWeight) -> usize {
-    (PART_BYTES / weight.row_bytes().max(1)).max(2).next_multiple_of(2)
+    (PART_BYTES / weight.row_bytes().max(1)).max(1)
 }
 
 fn parts_of(weight: &CpuWeight) -> usize {
@@ -278,13 +278,7 @@ pub(super) fn backward_weight(
 
 /// Rows of a `(_, cols)` matrix over a range of columns, as a strip `[depth][6]`. Missing rows
 /// keep what the strip held: their sums are not stored.
-fn pack_rows(
-    x: &[f32],
-    cols: usize,
-    rows: Range<usize>,
-    depth: Range<usize>,
-    strip: &mut [f32],
-) {
+fn pack_rows(x: &[f32], cols: usize, rows: Range<usize>, depth: Range<usize>, strip: &mut [f32]) {
     for (i, row) in rows.enumerate() {
         let x = &x[row * cols..][depth.clone()];
         for (x, strip) in x.iter().zip(strip.as_chunks_mut::<STRIP>().0) {
@@ -308,15 +302,16 @@ fn pack_weight_transposed(
     features: Range<usize>,
     panels: &mut [f32],
 ) {
-    let mut rows = [[0.0; STEP]; PANEL];
+    let mut rows = [0.0; STEP * PANEL];
     let firsts = features.clone().step_by(PANEL);
     for (first, panel) in firsts.zip(panels.chunks_exact_mut(depth.len() * PANEL)) {
-        for (row, feature) in rows.iter_mut().zip(first..features.end) {
+        for (row, feature) in rows.as_chunks_mut::<STEP>().0.iter_mut().zip(first..features.end) {
             let row = &mut row[..depth.len()];
             weight.dequantize(cpu.kernels, feature, depth.clone(), row);
         }
-        for (k, panel) in panel.as_chunks_mut::<PANEL>().0.iter_mut().enumerate() {
-            *panel = std::array::from_fn(|i| rows[i][k]);
-        }
+        (cpu.kernels.pack_panel)(&rows, STEP, panel);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,8 +2,8 @@
 //!
 //! `A` is packed once, 516 rows × 4,096 of depth at a time. A part of the job owns some columns
 //! of `C`: it packs 256 of depth of its columns of `B` into its thread's second-level cache and
-//! multiplies every strip of `A` with them. Each element of `C` sums in the order of depth,
-//! whatever the number of rows, columns or threads.
+//! multiplies every strip of `A` with them. Each element of `C` sums 256 of depth at a time, in
+//! order, whatever the number of rows, columns or threads.
 
 use std::cell::Cell;
 use std::ops::Range;

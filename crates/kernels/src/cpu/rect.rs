@@ -33,9 +33,7 @@ impl<T> Rect<'_, T> {
         assert!(index < self.n_rows);
         // SAFETY: `for_each_rect` checked that rows of the rectangle lie inside the matrix, that
         // no other rectangle overlaps it, and keeps the matrix borrowed for the rectangle's life.
-        unsafe {
-            std::slice::from_raw_parts_mut(self.first.add(index * self.row_len), self.n_cols)
-        }
+        unsafe { std::slice::from_raw_parts_mut(self.first.add(index * self.row_len), self.n_cols) }
     }
 }
 

@@ -24,10 +24,11 @@ use std::sync::Arc;
 use puna_kernels::RopeLayout;
 
 pub use error::{CheckpointError, Fault};
-pub use gguf::{Array, GgufTokenizer, Metadata, Text, Value};
+pub use gguf::{Array, Metadata, Text, Value};
 pub use tensor::Tensor;
 
 use crate::config::{GenerationConfig, LlamaConfig};
+use crate::tokenizer::{GgufTokenizer, Tokenizer, TokenizerError};
 use names::{Naming, TensorName};
 use reader::read_text;
 use tensor::StoredTensor;
@@ -58,6 +59,20 @@ pub enum TokenizerSource {
     Gguf(Arc<GgufTokenizer>),
     /// A GGUF file without one.
     Absent,
+}
+
+impl TokenizerSource {
+    /// Loads the tokenizer.
+    ///
+    /// # Errors
+    /// There is none, or its files are broken.
+    pub fn load(&self) -> Result<Tokenizer, TokenizerError> {
+        match self {
+            Self::Folder(folder) => Tokenizer::from_dir(folder),
+            Self::Gguf(gguf) => Tokenizer::from_gguf(gguf),
+            Self::Absent => Err(TokenizerError::Value("the GGUF file holds no tokenizer".into())),
+        }
+    }
 }
 
 /// An opened model. Tensors stay on disk until their bytes are read.

@@ -12,7 +12,9 @@ use puna_kernels::{Backend, Dtype, KvShape, Mask, OutOfMemory, Span};
 
 use super::prefix_cache::PrefixCache;
 use super::sequence::{Request, Sequence, SequenceId};
-use super::{BlockAllocator, FinishReason, ParamError, SampleError, Sampled, scheduler};
+use super::{
+    BlockAllocator, BlockError, FinishReason, ParamError, SampleError, Sampled, scheduler,
+};
 use crate::model::{Batch, LlamaForCausalLM, Tokens, Trace, Workspace};
 
 /// Tokens in one block of the cache.
@@ -59,6 +61,17 @@ pub enum RequestError {
     Param(#[from] ParamError),
 }
 
+/// An engine that cannot be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// No memory for the cache or the workspace.
+    #[error(transparent)]
+    OutOfMemory(#[from] OutOfMemory),
+    /// More cache than blocks can be numbered.
+    #[error(transparent)]
+    Blocks(#[from] BlockError),
+}
+
 /// What a step brought for one sequence.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
@@ -95,10 +108,11 @@ impl<B: Backend> Engine<B> {
     pub fn new(
         model: Arc<LlamaForCausalLM<B>>,
         options: &EngineOptions,
-    ) -> Result<Self, OutOfMemory> {
+    ) -> Result<Self, EngineError> {
         let config = &model.model.config;
         let backend = &*model.model.backend;
         let n_blocks = options.kv_tokens.div_ceil(BLOCK_LEN).max(1);
+        let allocator = BlockAllocator::new(n_blocks, BLOCK_LEN)?;
         let shape = KvShape {
             n_layers: config.num_hidden_layers,
             n_blocks,

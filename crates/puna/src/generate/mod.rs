@@ -21,7 +21,7 @@ mod stop;
 mod text;
 
 pub use block_allocator::{BlockAllocator, BlockCopy, BlockError, BlockTable};
-pub use engine::{Engine, EngineOptions, Event, RequestError};
+pub use engine::{Engine, EngineError, EngineOptions, Event, RequestError};
 pub use params::{FinishReason, ParamError, SamplingParams, StopConditions};
 pub use sampler::{SampleError, Sampled, Sampler};
 pub use sequence::{Request, SequenceId};

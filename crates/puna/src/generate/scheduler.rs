@@ -11,8 +11,7 @@ pub(super) fn plan(pending: &[usize], max_rows: usize) -> Vec<usize> {
         left -= rows;
         rows
     };
-    let mut rows: Vec<usize> =
-        pending.iter().map(|&n| if n == 1 { take(1) } else { 0 }).collect();
+    let mut rows: Vec<usize> = pending.iter().map(|&n| if n == 1 { take(1) } else { 0 }).collect();
     for (rows, &n) in rows.iter_mut().zip(pending).filter(|(_, n)| **n > 1) {
         *rows = take(n);
     }

@@ -74,13 +74,8 @@ impl<B: Backend> Attention<B> {
             dtype,
             &mut [(&self.q_proj, &mut *q), (&self.k_proj, &mut *k), (&self.v_proj, v)],
         );
-        let table = RopeTable {
-            cos,
-            sin,
-            rotary_dim: rope.rotary_dim(),
-            layout: self.rope_layout,
-            dtype,
-        };
+        let table =
+            RopeTable { cos, sin, rotary_dim: rope.rotary_dim(), layout: self.rope_layout, dtype };
         backend.rope(q, rows, self.n_heads, self.head_dim, &table);
         backend.rope(k, rows, self.n_kv_heads, self.head_dim, &table);
     }

@@ -2,9 +2,7 @@
 
 use puna_kernels::Backend;
 
-use super::{
-    DynamicCache, InputError, LlamaModel, Linear, PaddedInputs, Trace, Workspace, read,
-};
+use super::{DynamicCache, InputError, Linear, LlamaModel, PaddedInputs, Trace, Workspace, read};
 
 /// A LLaMA that predicts the next token.
 #[derive(Debug)]
@@ -118,7 +116,11 @@ pub fn causal_lm_loss<B: Backend>(
     let vocab_size = model.config.vocab_size;
     let expected = labels.len() * vocab_size;
     if logits.len() != expected {
-        return Err(InputError::Length { field: "labels", found: labels.len(), expected: logits.len() / vocab_size });
+        return Err(InputError::Length {
+            field: "labels",
+            found: labels.len(),
+            expected: logits.len() / vocab_size,
+        });
     }
     let mut targets = Vec::with_capacity(labels.len());
     for row in labels.chunks(len.max(1)) {
@@ -145,7 +147,10 @@ fn target(label: Option<i64>, vocab_size: usize) -> Result<Option<u32>, InputErr
         Some(label) if label < 0 => Ok(None),
         Some(label) => match u32::try_from(label) {
             Ok(id) if (id as usize) < vocab_size => Ok(Some(id)),
-            _ => Err(InputError::TokenId { id: u32::try_from(label).unwrap_or(u32::MAX), vocab_size }),
+            _ => Err(InputError::TokenId {
+                id: u32::try_from(label).unwrap_or(u32::MAX),
+                vocab_size,
+            }),
         },
     }
 }

@@ -29,7 +29,7 @@ impl<B: Backend> Linear<B> {
 }
 
 /// Several maps of the same `x`, which is prepared for the kernels once.
-pub fn forward_all<B: Backend, const N: usize>(
+pub(super) fn forward_all<B: Backend, const N: usize>(
     backend: &B,
     x: &B::Buf,
     rows: usize,

@@ -101,7 +101,8 @@ impl<B: Backend> Loader<'_, B> {
     fn decoder(&self) -> Result<LlamaModel<B>, LoadError> {
         let config = self.config();
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
-        let blocks = (0..config.num_hidden_layers).map(|i| self.block(i)).collect::<Result<_, _>>()?;
+        let blocks =
+            (0..config.num_hidden_layers).map(|i| self.block(i)).collect::<Result<_, _>>()?;
         Ok(LlamaModel {
             embed_tokens: self.weight("model.embed_tokens.weight", vocab, hidden)?,
             blocks,
@@ -164,8 +165,10 @@ impl<B: Backend> Loader<'_, B> {
             if !self.checkpoint.contains(HEAD) {
                 return Ok(None);
             }
-            let (head, table) =
-                (self.checkpoint.tensor(HEAD)?, self.checkpoint.tensor("model.embed_tokens.weight")?);
+            let (head, table) = (
+                self.checkpoint.tensor(HEAD)?,
+                self.checkpoint.tensor("model.embed_tokens.weight")?,
+            );
             if head.bytes == table.bytes {
                 return Ok(None);
             }

@@ -12,14 +12,14 @@ use puna_kernels::{Cpu, CpuOptions};
 use serde_json::Value;
 
 /// One model and what the reference computed with it.
-pub struct Golden {
-    pub name: String,
-    pub expected: Value,
-    pub checkpoint: Checkpoint,
+pub(crate) struct Golden {
+    pub(crate) name: String,
+    pub(crate) expected: Value,
+    pub(crate) checkpoint: Checkpoint,
 }
 
 /// The folder of shared golden data, if there is one.
-pub fn shared_data() -> Option<PathBuf> {
+pub(crate) fn shared_data() -> Option<PathBuf> {
     let folder = match std::env::var_os("PUNA_TEST_DATA") {
         Some(folder) => PathBuf::from(folder),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"),
@@ -32,7 +32,7 @@ pub fn shared_data() -> Option<PathBuf> {
 }
 
 /// Every causal language model recorded.
-pub fn models() -> Vec<Golden> {
+pub(crate) fn models() -> Vec<Golden> {
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models");
     let shared = shared_data().map(|data| data.join("models"));
     let mut found = Vec::new();
@@ -54,7 +54,7 @@ fn open(folder: &Path) -> Option<Golden> {
 }
 
 /// Calls `check` with each recorded model, loaded in `f32`.
-pub fn each_model(check: impl Fn(&Golden, &LlamaForCausalLM<Cpu>)) {
+pub(crate) fn each_model(check: impl Fn(&Golden, &LlamaForCausalLM<Cpu>)) {
     for golden in models() {
         println!("model {}", golden.name);
         check(&golden, &load(&golden.checkpoint, &LoadOptions::default()));
@@ -62,13 +62,13 @@ pub fn each_model(check: impl Fn(&Golden, &LlamaForCausalLM<Cpu>)) {
 }
 
 /// Loads a model on two threads.
-pub fn load(checkpoint: &Checkpoint, options: &LoadOptions) -> LlamaForCausalLM<Cpu> {
+pub(crate) fn load(checkpoint: &Checkpoint, options: &LoadOptions) -> LlamaForCausalLM<Cpu> {
     let cpu = Cpu::new(&CpuOptions { threads: 2, ..CpuOptions::default() }).unwrap();
     LlamaForCausalLM::load(Arc::new(cpu), checkpoint, options).unwrap().model
 }
 
 /// Lengths of a nested list.
-pub fn shape(value: &Value) -> Vec<usize> {
+pub(crate) fn shape(value: &Value) -> Vec<usize> {
     let mut shape = Vec::new();
     let mut value = value;
     while let Some(list) = value.as_array() {
@@ -82,7 +82,7 @@ pub fn shape(value: &Value) -> Vec<usize> {
 }
 
 /// A nested list of numbers, flat. A number alone is a list of one.
-pub fn numbers(value: &Value) -> Vec<f32> {
+pub(crate) fn numbers(value: &Value) -> Vec<f32> {
     match value {
         Value::Array(list) => list.iter().flat_map(numbers).collect(),
         value => vec![value.as_f64().unwrap() as f32],
@@ -90,17 +90,17 @@ pub fn numbers(value: &Value) -> Vec<f32> {
 }
 
 /// A nested list of whole numbers, flat.
-pub fn integers(value: &Value) -> Vec<u32> {
+pub(crate) fn integers(value: &Value) -> Vec<u32> {
     numbers(value).iter().map(|&x| x as u32).collect()
 }
 
 /// Asserts that all values agree within `tolerance`.
-pub fn assert_close(what: &str, found: &[f32], expected: &Value, tolerance: f32) {
+pub(crate) fn assert_close(what: &str, found: &[f32], expected: &Value, tolerance: f32) {
     assert_close_slices(what, found, &numbers(expected), tolerance);
 }
 
 /// Asserts that all values agree within `tolerance`.
-pub fn assert_close_slices(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
+pub(crate) fn assert_close_slices(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
     assert_eq!(found.len(), expected.len(), "{what}: number of values");
     for (i, (x, y)) in found.iter().zip(expected).enumerate() {
         assert!((x - y).abs() <= tolerance, "{what}[{i}]: {x}, expected {y}");

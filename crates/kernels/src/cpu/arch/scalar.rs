@@ -136,6 +136,10 @@ impl Isa for Scalar {
         std::array::from_fn(|i| if i < LANES / 2 { low } else { high })
     }
     #[inline(always)]
+    fn transpose(self, rows: [Self::F32; 8]) -> [Self::F32; 8] {
+        std::array::from_fn(|i| std::array::from_fn(|j| rows[j][i]))
+    }
+    #[inline(always)]
     fn splat_byte(self, value: u8) -> Self::Bytes {
         [value; 32]
     }

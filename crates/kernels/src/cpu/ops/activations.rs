@@ -2,6 +2,9 @@
 //! weight format read. In: `x` `(rows, cols)`. Out: `q = round(x / scale)`,
 //! `scale = max|x| / 127`, and `scale Σ q` of each 16 for the formats whose weights have an offset.
 
+// Plain loops, for the reason given in `dot_int8`.
+#![allow(clippy::needless_range_loop, reason = "see above")]
+
 use crate::cpu::isa::Isa;
 
 /// Activations that share one scale.
@@ -59,9 +62,8 @@ impl Int8Rows {
 pub(crate) fn quantize<I: Isa>(isa: I, x: &[f32], cols: usize, out: &mut Int8Rows) {
     assert!(cols > 0 && cols.is_multiple_of(GROUP) && x.len().is_multiple_of(cols));
     out.resize(x.len() / cols, cols / GROUP);
-    let scales = out.scales.iter_mut().zip(&mut out.sums);
-    for ((x, q), (scale, sums)) in x.as_chunks().0.iter().zip(&mut out.quants).zip(scales) {
-        quantize_group(isa, x, q, scale, sums);
+    for (i, x) in x.as_chunks().0.iter().enumerate() {
+        quantize_group(isa, x, &mut out.quants[i], &mut out.scales[i], &mut out.sums[i]);
     }
 }
 
@@ -74,8 +76,8 @@ fn quantize_group<I: Isa>(
     sums: &mut [f32; 2],
 ) {
     let (mut top, mut poison) = (isa.splat(0.0), isa.splat(0.0));
-    for x in x.chunks_exact(I::LANES) {
-        let x = isa.load(x);
+    for at in (0..GROUP).step_by(I::LANES) {
+        let x = isa.load(&x[at..]);
         top = isa.max(isa.max(x, isa.sub(isa.splat(0.0), x)), top);
         poison = isa.fma(x, isa.splat(0.0), poison);
     }
@@ -85,15 +87,17 @@ fn quantize_group<I: Isa>(
     let inverse = if top > SMALLEST { 127.0 / top } else { 0.0 };
     *scale = poison + if top > SMALLEST { top / 127.0 } else { 0.0 };
     let mut rounded = [0.0; GROUP];
-    for (x, rounded) in x.chunks_exact(I::LANES).zip(rounded.chunks_exact_mut(I::LANES)) {
-        isa.store(isa.round(isa.mul(isa.load(x), isa.splat(inverse))), rounded);
+    for at in (0..GROUP).step_by(I::LANES) {
+        let scaled = isa.mul(isa.load(&x[at..]), isa.splat(inverse));
+        isa.store(isa.round(scaled), &mut rounded[at..]);
     }
     isa.narrow(&rounded, &mut q.0);
     // Whole numbers below 2^24: exact in any order.
-    for (sum, rounded) in sums.iter_mut().zip(rounded.as_chunks::<16>().0) {
-        let total = rounded
-            .chunks_exact(I::LANES)
-            .fold(isa.splat(0.0), |total, part| isa.add(total, isa.load(part)));
-        *sum = *scale * isa.reduce_sum(total);
+    for half in 0..2 {
+        let mut total = isa.splat(0.0);
+        for at in (0..GROUP / 2).step_by(I::LANES) {
+            total = isa.add(total, isa.load(&rounded[half * GROUP / 2 + at..]));
+        }
+        sums[half] = *scale * isa.reduce_sum(total);
     }
 }

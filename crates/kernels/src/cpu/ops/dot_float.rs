@@ -1,6 +1,10 @@
 //! A few rows of activations against rows of `f32`, `f16` or `bf16` weights: `y = Σ w x` in
 //! `f32`. Weights lie at any address; each is read once for all rows of activations.
 
+// Plain loops over constant ranges unroll, and sums stay in registers. Iterator adaptors and
+// closures are compiled without the features of the instruction set, and may stay calls.
+#![allow(clippy::needless_range_loop, reason = "see above")]
+
 use crate::Format;
 use crate::cpu::isa::Isa;
 use crate::cpu::weight::RowBytes;
@@ -69,23 +73,17 @@ pub(crate) fn rows<I: Isa>(isa: I, weights: RowBytes<'_>, x: &[f32], y: &mut [&m
 }
 
 #[inline(always)]
-fn by_count<I: Isa, B: FloatBlock>(
-    isa: I,
-    weights: RowBytes<'_>,
-    x: &[f32],
-    y: &mut [&mut [f32]],
-) {
+fn by_count<I: Isa, B: FloatBlock>(isa: I, weights: RowBytes<'_>, x: &[f32], y: &mut [&mut [f32]]) {
     match y.len() {
-        1 => rows_of::<I, B, 1, 2>(isa, weights, x, y),
-        2 => rows_of::<I, B, 2, 2>(isa, weights, x, y),
-        3 => rows_of::<I, B, 3, 1>(isa, weights, x, y),
-        _ => rows_of::<I, B, 4, 1>(isa, weights, x, y),
+        1 => rows_of::<I, B, 1>(isa, weights, x, y),
+        2 => rows_of::<I, B, 2>(isa, weights, x, y),
+        3 => rows_of::<I, B, 3>(isa, weights, x, y),
+        _ => rows_of::<I, B, 4>(isa, weights, x, y),
     }
 }
 
-/// `N` rows of weights at a time, far apart in memory.
 #[inline(always)]
-fn rows_of<I: Isa, B: FloatBlock, const M: usize, const N: usize>(
+fn rows_of<I: Isa, B: FloatBlock, const M: usize>(
     isa: I,
     weights: RowBytes<'_>,
     x: &[f32],
@@ -94,59 +92,54 @@ fn rows_of<I: Isa, B: FloatBlock, const M: usize, const N: usize>(
     assert_eq!(y.len(), M);
     let cols = x.len() / M;
     assert_eq!(weights.stride, cols * size_of::<B>());
-    let x: [&[f32]; M] = std::array::from_fn(|m| &x[m * cols..][..cols]);
-    let streams = y[0].len() / N;
-    for n in 0..streams {
-        let at: [usize; N] = std::array::from_fn(|i| n + i * streams);
-        let sums = dot::<I, B, M, N>(isa, at.map(|n| weights.row(n)), x);
-        for (y, sums) in y.iter_mut().zip(sums) {
-            for (at, sum) in at.into_iter().zip(sums) {
-                y[at] = sum;
-            }
-        }
+    let mut rows = [&x[..cols]; M];
+    for m in 1..M {
+        rows[m] = &x[m * cols..][..cols];
     }
-    for n in N * streams..y[0].len() {
-        let sums = dot::<I, B, M, 1>(isa, [weights.row(n)], x);
-        for (y, sums) in y.iter_mut().zip(sums) {
-            y[n] = sums[0];
+    for n in 0..y[0].len() {
+        let sums = dot::<I, B, M>(isa, weights.row(n), rows);
+        for m in 0..M {
+            y[m][n] = sums[m];
         }
     }
 }
 
-/// `M` rows of activations times `N` rows of weights.
+/// `M` rows of activations times one row of weights.
 #[inline(always)]
-fn dot<I: Isa, B: FloatBlock, const M: usize, const N: usize>(
-    isa: I,
-    w: [&[u8]; N],
-    x: [&[f32]; M],
-) -> [[f32; N]; M] {
+fn dot<I: Isa, B: FloatBlock, const M: usize>(isa: I, w: &[u8], x: [&[f32]; M]) -> [f32; M] {
     let cols = x[0].len();
-    let mut sums = [[[isa.splat(0.0); CHAINS]; N]; M];
+    let mut sums = [[isa.splat(0.0); CHAINS]; M];
     let mut k = 0;
-    let mut step = |k: usize, chain: usize| {
-        let x = x.map(|x| isa.load(&x[k..]));
-        for n in 0..N {
-            let w = B::load(isa, &w[n][k * size_of::<B>()..]);
-            for m in 0..M {
-                sums[m][n][chain] = isa.fma(w, x[m], sums[m][n][chain]);
-            }
-        }
-    };
     while k + CHAINS * I::LANES <= cols {
         for chain in 0..CHAINS {
-            step(k + chain * I::LANES, chain);
+            step::<I, B, M>(isa, (w, &x), k + chain * I::LANES, chain, &mut sums);
         }
         k += CHAINS * I::LANES;
     }
     if k + I::LANES <= cols {
-        step(k, 0);
+        step::<I, B, M>(isa, (w, &x), k, 0, &mut sums);
         k += I::LANES;
     }
-    std::array::from_fn(|m| {
-        std::array::from_fn(|n| {
-            let lanes = isa.reduce_sum(isa.add(sums[m][n][0], sums[m][n][1]));
-            let rest = B::row(&w[n][k * size_of::<B>()..]).iter().zip(&x[m][k..]);
-            rest.fold(lanes, |sum, (w, x)| sum + w.value() * x)
-        })
-    })
+    let mut out = [0.0; M];
+    for m in 0..M {
+        let lanes = isa.reduce_sum(isa.add(sums[m][0], sums[m][1]));
+        let rest = B::row(&w[k * size_of::<B>()..]).iter().zip(&x[m][k..]);
+        out[m] = rest.fold(lanes, |sum, (w, x)| sum + w.value() * x);
+    }
+    out
+}
+
+/// `LANES` products of each sum, from `k` on.
+#[inline(always)]
+fn step<I: Isa, B: FloatBlock, const M: usize>(
+    isa: I,
+    (w, x): (&[u8], &[&[f32]; M]),
+    k: usize,
+    chain: usize,
+    sums: &mut [[I::F32; CHAINS]; M],
+) {
+    let w = B::load(isa, &w[k * size_of::<B>()..]);
+    for m in 0..M {
+        sums[m][chain] = isa.fma(w, isa.load(&x[m][k..]), sums[m][chain]);
+    }
 }

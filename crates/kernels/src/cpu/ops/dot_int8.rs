@@ -4,6 +4,10 @@
 //! `x = s p`. So a group adds `scale s Σ q p + offset Σ x`: the first sum in whole numbers, the
 //! second ready beside the activations. Weights are unpacked once for all rows of activations.
 
+// Plain loops over constant ranges unroll, and sums stay in registers. Iterator adaptors and
+// closures are compiled without the features of the instruction set, and may stay calls.
+#![allow(clippy::needless_range_loop, reason = "see above")]
+
 use super::activations::{GROUP, Int8Row, Int8Rows};
 use crate::Format;
 use crate::cpu::isa::Isa;
@@ -37,13 +41,14 @@ trait Int8Block: Block {
     /// Scales and offsets hold for 16 weights, else for 32.
     const HALVES: bool = false;
 
-    /// Scales and offsets of the block, in order.
-    fn factors<I: Isa>(&self, isa: I) -> Factors;
+    /// Writes the scales and offsets of the block, in order, over zeros.
+    fn factors<I: Isa>(&self, isa: I, out: &mut Factors);
     /// The numbers of the 32 weights of `group`.
     fn quants<I: Isa>(&self, isa: I, group: usize) -> I::Bytes;
 }
 
-/// Of a block; 16 where [`Int8Block::HALVES`], else one for each 32 weights.
+/// Of a block. Scales: one for each 16 weights where [`Int8Block::HALVES`], else for each 32.
+/// Offsets: the first alone in a block of 32 weights, else one for each 16.
 #[derive(Clone, Copy)]
 struct Factors {
     scales: [f32; 16],
@@ -52,20 +57,8 @@ struct Factors {
 
 impl Factors {
     #[inline(always)]
-    fn one(scale: f32, offset: f32) -> Self {
-        let mut factors = Self { scales: [0.0; 16], offsets: [0.0; 16] };
-        (factors.scales[0], factors.offsets[0]) = (scale, offset);
-        factors
-    }
-
-    /// `scale(i)` and `offset(i)` for `i` below `N`.
-    #[inline(always)]
-    fn each<const N: usize>(scale: impl Fn(usize) -> f32, offset: impl Fn(usize) -> f32) -> Self {
-        let mut factors = Self { scales: [0.0; 16], offsets: [0.0; 16] };
-        for i in 0..N {
-            (factors.scales[i], factors.offsets[i]) = (scale(i), offset(i));
-        }
-        factors
+    fn one(&mut self, scale: f32, offset: f32) {
+        (self.scales[0], self.offsets[0]) = (scale, offset);
     }
 }
 
@@ -74,7 +67,18 @@ pub(crate) const fn is_served(format: Format) -> bool {
     use Format::*;
     matches!(
         format,
-        Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | Q2K | Q3K | Q4K | Q5K | Q6K | Iq4Nl | Iq4Xs | Tq2_0
+        Q4_0 | Q4_1
+            | Q5_0
+            | Q5_1
+            | Q8_0
+            | Q2K
+            | Q3K
+            | Q4K
+            | Q5K
+            | Q6K
+            | Iq4Nl
+            | Iq4Xs
+            | Tq2_0
             | Mxfp4
     )
 }
@@ -108,8 +112,6 @@ pub(crate) fn rows<I: Isa>(
     }
 }
 
-/// Two rows of weights at once for one row of activations: two chains of sums, and two streams of
-/// memory far apart. The sum of one output takes the same steps in either.
 #[inline(always)]
 fn by_count<I: Isa, B: Int8Block>(
     isa: I,
@@ -119,15 +121,15 @@ fn by_count<I: Isa, B: Int8Block>(
     y: &mut [&mut [f32]],
 ) {
     match y.len() {
-        1 => rows_of::<I, B, 1, 2>(isa, weights, x, first, y),
-        2 => rows_of::<I, B, 2, 2>(isa, weights, x, first, y),
-        3 => rows_of::<I, B, 3, 1>(isa, weights, x, first, y),
-        _ => rows_of::<I, B, 4, 1>(isa, weights, x, first, y),
+        1 => rows_of::<I, B, 1>(isa, weights, x, first, y),
+        2 => rows_of::<I, B, 2>(isa, weights, x, first, y),
+        3 => rows_of::<I, B, 3>(isa, weights, x, first, y),
+        _ => rows_of::<I, B, 4>(isa, weights, x, first, y),
     }
 }
 
 #[inline(always)]
-fn rows_of<I: Isa, B: Int8Block, const M: usize, const N: usize>(
+fn rows_of<I: Isa, B: Int8Block, const M: usize>(
     isa: I,
     weights: RowBytes<'_>,
     x: &Int8Rows,
@@ -135,74 +137,64 @@ fn rows_of<I: Isa, B: Int8Block, const M: usize, const N: usize>(
     y: &mut [&mut [f32]],
 ) {
     assert_eq!(y.len(), M);
-    let x: [Int8Row<'_>; M] = std::array::from_fn(|m| x.row(first + m));
-    let streams = y[0].len() / N;
-    for n in 0..streams {
-        let at: [usize; N] = std::array::from_fn(|i| n + i * streams);
-        let sums = dot::<I, B, M, N>(isa, at.map(|n| B::row(weights.row(n))), x);
-        for (y, sums) in y.iter_mut().zip(sums) {
-            for (at, sum) in at.into_iter().zip(sums) {
-                y[at] = sum;
-            }
-        }
+    let mut rows = [x.row(first); M];
+    for m in 1..M {
+        rows[m] = x.row(first + m);
     }
-    for n in N * streams..y[0].len() {
-        let sums = dot::<I, B, M, 1>(isa, [B::row(weights.row(n))], x);
-        for (y, sums) in y.iter_mut().zip(sums) {
-            y[n] = sums[0];
+    for n in 0..y[0].len() {
+        let sums = dot::<I, B, M>(isa, B::row(weights.row(n)), rows);
+        for m in 0..M {
+            y[m][n] = sums[m];
         }
     }
 }
 
-/// `M` rows of activations times `N` rows of weights.
+/// `M` rows of activations times one row of weights.
 #[inline(always)]
-fn dot<I: Isa, B: Int8Block, const M: usize, const N: usize>(
-    isa: I,
-    w: [&[B]; N],
-    x: [Int8Row<'_>; M],
-) -> [[f32; N]; M] {
+fn dot<I: Isa, B: Int8Block, const M: usize>(isa: I, w: &[B], x: [Int8Row<'_>; M]) -> [f32; M] {
     let groups = const { B::LEN / GROUP };
-    let mut sums = [[isa.splat(0.0); N]; M];
-    let mut offsets = [[Offset::new(isa); N]; M];
-    for b in 0..w[0].len() {
-        let x = x.map(|x| at_block(x, b * groups, groups));
-        for n in 0..N {
-            let block = &w[n][b];
-            let factors = block.factors(isa);
-            for m in 0..M {
-                if B::OFFSETS {
-                    offsets[m][n].add::<B>(isa, &factors.offsets, x[m].sums);
-                }
+    let mut sums = [isa.splat(0.0); M];
+    let mut offsets = [Offset::new(isa); M];
+    for b in 0..w.len() {
+        let mut factors = Factors { scales: [0.0; 16], offsets: [0.0; 16] };
+        w[b].factors(isa, &mut factors);
+        for m in 0..M {
+            if B::OFFSETS {
+                let x = &x[m].sums[b * groups..][..groups];
+                offsets[m].add::<B>(isa, &factors.offsets, x);
             }
-            for g in 0..groups {
-                let q = block.quants(isa, g);
-                for m in 0..M {
-                    let p = isa.load_bytes(&x[m].quants[g].0);
-                    let part =
-                        if B::SIGNED { isa.dot_signed(q, p) } else { isa.dot_unsigned(q, p) };
-                    let scale = x[m].scales[g];
-                    let scale = if B::HALVES {
-                        let [low, high] = [2 * g, 2 * g + 1].map(|i| factors.scales[i] * scale);
-                        isa.splat_halves(low, high)
-                    } else {
-                        isa.splat(factors.scales[g] * scale)
-                    };
-                    sums[m][n] = isa.fma(part, scale, sums[m][n]);
-                }
+        }
+        for g in 0..groups {
+            let q = w[b].quants(isa, g);
+            for m in 0..M {
+                let part = product::<I, B>(isa, q, &x[m], b * groups + g);
+                let scale = scale::<I, B>(isa, &factors, g, x[m].scales[b * groups + g]);
+                sums[m] = isa.fma(part, scale, sums[m]);
             }
         }
     }
-    std::array::from_fn(|m| {
-        std::array::from_fn(|n| isa.reduce_sum(sums[m][n]) + offsets[m][n].total(isa))
-    })
+    let mut out = [0.0; M];
+    for m in 0..M {
+        out[m] = isa.reduce_sum(sums[m]) + offsets[m].total(isa);
+    }
+    out
 }
 
+/// The whole-number products of one group.
 #[inline(always)]
-fn at_block(x: Int8Row<'_>, start: usize, groups: usize) -> Int8Row<'_> {
-    Int8Row {
-        quants: &x.quants[start..start + groups],
-        scales: &x.scales[start..start + groups],
-        sums: &x.sums[start..start + groups],
+fn product<I: Isa, B: Int8Block>(isa: I, q: I::Bytes, x: &Int8Row<'_>, group: usize) -> I::F32 {
+    let p = isa.load_bytes(&x.quants[group].0);
+    if B::SIGNED { isa.dot_signed(q, p) } else { isa.dot_unsigned(q, p) }
+}
+
+/// What they are multiplied by; `scale` is that of the activations.
+#[inline(always)]
+fn scale<I: Isa, B: Int8Block>(isa: I, factors: &Factors, group: usize, scale: f32) -> I::F32 {
+    if B::HALVES {
+        let (low, high) = (factors.scales[2 * group], factors.scales[2 * group + 1]);
+        isa.splat_halves(low * scale, high * scale)
+    } else {
+        isa.splat(factors.scales[group] * scale)
     }
 }
 
@@ -226,11 +218,10 @@ impl<I: Isa> Offset<I> {
             self.single += offsets[0] * (sums[0][0] + sums[0][1]);
             return;
         }
-        let each: [f32; 16] =
-            std::array::from_fn(|i| if B::HALVES { offsets[i] } else { offsets[i / 2] });
         let sums = sums.as_flattened();
-        for i in (0..16).step_by(I::LANES) {
-            self.lanes = isa.fma(isa.load(&each[i..]), isa.load(&sums[i..]), self.lanes);
+        for i in 0..16 / I::LANES {
+            let (offset, sum) = (&offsets[i * I::LANES..], &sums[i * I::LANES..]);
+            self.lanes = isa.fma(isa.load(offset), isa.load(sum), self.lanes);
         }
     }
 
@@ -280,9 +271,9 @@ fn where_bit<I: Isa>(isa: I, mask: &[u8; 32], bit: usize, value: u8) -> I::Bytes
 
 impl Int8Block for Q4_0 {
     #[inline(always)]
-    fn factors<I: Isa>(&self, isa: I) -> Factors {
+    fn factors<I: Isa>(&self, isa: I, out: &mut Factors) {
         let d = f16(isa, self.d);
-        Factors::one(d, -8.0 * d)
+        out.one(d, -8.0 * d);
     }
     #[inline(always)]
     fn quants<I: Isa>(&self, isa: I, _: usize) -> I::Bytes {
@@ -292,8 +283,8 @@ impl Int8Block for Q4_0 {
 
 impl Int8Block for Q4_1 {
     #[inline(always)]
-    fn factors<I: Isa>(&self, isa: I) -> Factors {
-        Factors::one(f16(isa, self.d), f16(isa, self.m))
+    fn factors<I: Isa>(&self, isa: I, out: &mut Factors) {
+        out.one(f16(isa, self.d), f16(isa, self.m));
     }
     #[inline(always)]
     fn quants<I: Isa>(&self, isa: I, _: usize) -> I::Bytes {
@@ -310,9 +301,9 @@ fn five_bits<I: Isa>(isa: I, qh: [u8; 4], qs: &[u8; 16]) -> I::Bytes {
 
 impl Int8Block for Q5_0 {
     #[inline(always)]
-    fn factors<I: Isa>(&self, isa: I) -> Factors {
+    fn factors<I: Isa>(&self, isa: I, out: &mut Factors) {
         let d = f16(isa, self.d);
-        Factors::one(d, -16.0 * d)
+        out.one(d, -16.0 * d);
     }
     #[inline(always)]
     fn quants<I: Isa>(&self, isa: I, _: usize) -> I::Bytes {
@@ -322,8 +313,8 @@ impl Int8Block for Q5_0 {
 
 impl Int8Block for Q5_1 {
     #[inline(always)]
-    fn factors<I: Isa>(&self, isa: I) -> Factors {
-        Factors::one(f16(isa, self.d), f16(isa, self.m))
+    fn factors<I: Isa>(&self, isa: I, out: &mut Factors) {
+        out.one(f16(isa, self.d), f16(isa, self.m));
     }
     #[inline(always)]
     fn quants<I: Isa>(&self, isa: I, _: usize) -> I::Bytes {
@@ -335,8 +326,8 @@ impl Int8Block for Q8_0 {
     const SIGNED: bool = true;
     const OFFSETS: bool = false;
     #[inline(always)]
-    fn factors<I: Isa>(&self, isa: I) -> Factors {
-        Factors::one(f16(isa, self.d), 0.0)
+    fn factors<I: Isa>(&self, isa: I, out: &mut Factors) {
+        out.one(f16(isa, self.d), 0.0);
     }
     #[inline(always)]
     fn quants<I: Isa>(&self, isa: I, _: usize) -> I::Bytes {
@@ -347,12 +338,12 @@ impl Int8Block for Q8_0 {
 impl Int8Block for Q2K {
     const HALVES: bool = true;
     #[inline(always)]
-    fn factors<I: Isa>(&self, isa: I) -> Factors {
+    fn factors<I: Isa>(&self, isa: I, out: &mut Factors) {
         let (d, dmin) = (f16(isa, self.d), -f16(isa, self.dmin));
-        Factors::each::<16>(
-            |i| d * f32::from(self.scales[i] & 15),
-            |i| dmin * f32::from(self.scales[i] >> 4),
-        )
+        for i in 0..16 {
+            out.scales[i] = d * f32::from(self.scales[i] & 15);
+            out.offsets[i] = dmin * f32::from(self.scales[i] >> 4);
+        }
     }
     #[inline(always)]
     fn quants<I: Isa>(&self, isa: I, group: usize) -> I::Bytes {
@@ -363,10 +354,12 @@ impl Int8Block for Q2K {
 impl Int8Block for Q3K {
     const HALVES: bool = true;
     #[inline(always)]
-    fn factors<I: Isa>(&self, isa: I) -> Factors {
+    fn factors<I: Isa>(&self, isa: I, out: &mut Factors) {
         let (d, scales) = (f16(isa, self.d), self.scales());
-        let scale = |i: usize| d * f32::from(scales[i]);
-        Factors::each::<16>(scale, |i| -4.0 * scale(i))
+        for i in 0..16 {
+            out.scales[i] = d * f32::from(scales[i]);
+            out.offsets[i] = -4.0 * out.scales[i];
+        }
     }
     #[inline(always)]
     fn quants<I: Isa>(&self, isa: I, group: usize) -> I::Bytes {
@@ -377,8 +370,8 @@ impl Int8Block for Q3K {
 
 impl Int8Block for Q4K {
     #[inline(always)]
-    fn factors<I: Isa>(&self, isa: I) -> Factors {
-        super_scales(isa, self.d, self.dmin, &self.scales)
+    fn factors<I: Isa>(&self, isa: I, out: &mut Factors) {
+        super_scales((f16(isa, self.d), f16(isa, self.dmin)), &self.scales, out);
     }
     #[inline(always)]
     fn quants<I: Isa>(&self, isa: I, group: usize) -> I::Bytes {
@@ -388,16 +381,20 @@ impl Int8Block for Q4K {
 
 /// `q4_k` and `q5_k`.
 #[inline(always)]
-fn super_scales<I: Isa>(isa: I, d: F16, dmin: F16, packed: &[u8; 12]) -> Factors {
-    let (d, dmin) = (f16(isa, d), -f16(isa, dmin));
+fn super_scales((d, dmin): (f32, f32), packed: &[u8; 12], out: &mut Factors) {
     let (scales, mins) = scales_and_mins(packed);
-    Factors::each::<8>(|i| d * f32::from(scales[i]), |i| dmin * f32::from(mins[i]))
+    for i in 0..8 {
+        out.scales[i] = d * f32::from(scales[i]);
+        // For both halves of the group.
+        out.offsets[2 * i] = -dmin * f32::from(mins[i]);
+        out.offsets[2 * i + 1] = out.offsets[2 * i];
+    }
 }
 
 impl Int8Block for Q5K {
     #[inline(always)]
-    fn factors<I: Isa>(&self, isa: I) -> Factors {
-        super_scales(isa, self.d, self.dmin, &self.scales)
+    fn factors<I: Isa>(&self, isa: I, out: &mut Factors) {
+        super_scales((f16(isa, self.d), f16(isa, self.dmin)), &self.scales, out);
     }
     #[inline(always)]
     fn quants<I: Isa>(&self, isa: I, group: usize) -> I::Bytes {
@@ -409,10 +406,12 @@ impl Int8Block for Q5K {
 impl Int8Block for Q6K {
     const HALVES: bool = true;
     #[inline(always)]
-    fn factors<I: Isa>(&self, isa: I) -> Factors {
+    fn factors<I: Isa>(&self, isa: I, out: &mut Factors) {
         let d = f16(isa, self.d);
-        let scale = |i: usize| d * f32::from(self.scales[i]);
-        Factors::each::<16>(scale, |i| -32.0 * scale(i))
+        for i in 0..16 {
+            out.scales[i] = d * f32::from(self.scales[i]);
+            out.offsets[i] = -32.0 * out.scales[i];
+        }
     }
     #[inline(always)]
     fn quants<I: Isa>(&self, isa: I, group: usize) -> I::Bytes {
@@ -427,8 +426,8 @@ impl Int8Block for Iq4Nl {
     const SIGNED: bool = true;
     const OFFSETS: bool = false;
     #[inline(always)]
-    fn factors<I: Isa>(&self, isa: I) -> Factors {
-        Factors::one(f16(isa, self.d), 0.0)
+    fn factors<I: Isa>(&self, isa: I, out: &mut Factors) {
+        out.one(f16(isa, self.d), 0.0);
     }
     #[inline(always)]
     fn quants<I: Isa>(&self, isa: I, _: usize) -> I::Bytes {
@@ -440,9 +439,11 @@ impl Int8Block for Iq4Xs {
     const SIGNED: bool = true;
     const OFFSETS: bool = false;
     #[inline(always)]
-    fn factors<I: Isa>(&self, isa: I) -> Factors {
+    fn factors<I: Isa>(&self, isa: I, out: &mut Factors) {
         let (d, scales) = (f16(isa, self.d), self.scales());
-        Factors::each::<8>(|i| d * f32::from(scales[i]), |_| 0.0)
+        for i in 0..8 {
+            out.scales[i] = d * f32::from(scales[i]);
+        }
     }
     #[inline(always)]
     fn quants<I: Isa>(&self, isa: I, group: usize) -> I::Bytes {
@@ -452,9 +453,9 @@ impl Int8Block for Iq4Xs {
 
 impl Int8Block for Tq2_0 {
     #[inline(always)]
-    fn factors<I: Isa>(&self, isa: I) -> Factors {
+    fn factors<I: Isa>(&self, isa: I, out: &mut Factors) {
         let d = f16(isa, self.d);
-        Factors::each::<8>(|_| d, |_| -d)
+        (out.scales, out.offsets) = ([d; 16], [-d; 16]);
     }
     #[inline(always)]
     fn quants<I: Isa>(&self, isa: I, group: usize) -> I::Bytes {
@@ -466,8 +467,8 @@ impl Int8Block for Mxfp4 {
     const SIGNED: bool = true;
     const OFFSETS: bool = false;
     #[inline(always)]
-    fn factors<I: Isa>(&self, _: I) -> Factors {
-        Factors::one(self.half_scale(), 0.0)
+    fn factors<I: Isa>(&self, _: I, out: &mut Factors) {
+        out.one(self.half_scale(), 0.0);
     }
     #[inline(always)]
     fn quants<I: Isa>(&self, isa: I, _: usize) -> I::Bytes {

@@ -27,13 +27,7 @@ pub(crate) fn scale(cpu: &Cpu, y: &mut [f32], scale: f32) {
 
 /// One slice of [`add_scaled`]; the product is not rounded by itself.
 #[inline(always)]
-pub(crate) fn add_scaled_slice<I: Isa>(
-    isa: I,
-    y: &mut [f32],
-    x: &[f32],
-    scale: f32,
-    dtype: Dtype,
-) {
+pub(crate) fn add_scaled_slice<I: Isa>(isa: I, y: &mut [f32], x: &[f32], scale: f32, dtype: Dtype) {
     let scale = isa.splat(scale);
     for at in (0..y.len()).step_by(I::LANES) {
         let tail = &mut y[at..];

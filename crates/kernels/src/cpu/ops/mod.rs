@@ -7,19 +7,19 @@
 #![deny(unsafe_code)]
 
 pub(crate) mod act_mul;
+pub(crate) mod activations;
 pub(crate) mod adamw;
 pub(crate) mod attention;
 pub(crate) mod bias;
 pub(crate) mod cross_entropy;
+pub(crate) mod dot_float;
+pub(crate) mod dot_int8;
 pub(crate) mod elementwise;
 pub(crate) mod gather_rows;
+pub(crate) mod panel;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;
 pub(crate) mod sum_squares;
-pub(crate) mod activations;
-pub(crate) mod dot_float;
-pub(crate) mod dot_int8;
-pub(crate) mod panel;
 pub(crate) mod vector;
 
 /// Values of one part of an elementwise job: a few microseconds of work.

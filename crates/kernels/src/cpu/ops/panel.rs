@@ -1,6 +1,11 @@
 //! The product of many rows, `C += A B`, from packed operands. `A` comes in strips of six rows,
 //! `[k][6]`; `B` in panels of sixteen columns, `[k][16]`. Twelve vectors of `C` stay in registers
-//! while `k` runs. Each element of `C` is one chain of multiply-adds in the order of `k`.
+//! while `k` runs. Each element of a tile is one chain of multiply-adds in the order of `k`, added
+//! to what `C` held.
+
+// Plain loops over constant ranges unroll, and sums stay in registers. Iterator adaptors and
+// closures are compiled without the features of the instruction set, and may stay calls.
+#![allow(clippy::needless_range_loop, reason = "see above")]
 
 use crate::Format;
 use crate::cpu::isa::Isa;
@@ -91,23 +96,49 @@ fn multiply_tile<I: Isa, const R: usize>(
     start: Start,
     c: &mut [&mut [f32]; R],
 ) {
-    const { assert!(2 * I::LANES == PANEL) };
+    const { assert!(2 * I::LANES == PANEL && R <= STRIP) };
+    let panel = &panel[..a.len()];
     let mut sums = [[isa.splat(0.0); 2]; R];
-    if start == Start::Held {
-        for (sums, c) in sums.iter_mut().zip(c.iter()) {
-            *sums = [isa.load(c), isa.load(&c[I::LANES..])];
+    for k in 0..a.len() {
+        let (low, high) = (isa.load(&panel[k]), isa.load(&panel[k][I::LANES..]));
+        for r in 0..R {
+            let a = isa.splat(a[k][r]);
+            sums[r] = [isa.fma(a, low, sums[r][0]), isa.fma(a, high, sums[r][1])];
         }
     }
-    for (a, b) in a.iter().zip(panel) {
-        let b = [isa.load(b), isa.load(&b[I::LANES..])];
-        for (sums, a) in sums.iter_mut().zip(a) {
-            let a = isa.splat(*a);
-            *sums = [isa.fma(a, b[0], sums[0]), isa.fma(a, b[1], sums[1])];
+    for r in 0..R {
+        // Added last: the next tile can begin before this one's memory has come.
+        if start == Start::Held {
+            sums[r][0] = isa.add(isa.load(c[r]), sums[r][0]);
+            sums[r][1] = isa.add(isa.load(&c[r][I::LANES..]), sums[r][1]);
+        }
+        isa.store(sums[r][0], c[r]);
+        isa.store(sums[r][1], &mut c[r][I::LANES..]);
+    }
+}
+
+/// Sixteen rows, `stride` apart, over the depth of `panel` `[depth][16]`.
+#[inline(always)]
+pub(crate) fn pack<I: Isa>(isa: I, rows: &[f32], stride: usize, panel: &mut [f32]) {
+    const { assert!(I::LANES == 8 && PANEL == 16) };
+    let panel = panel.as_chunks_mut::<PANEL>().0;
+    let (whole, depth) = (panel.len() / 8 * 8, panel.len());
+    for k in (0..whole).step_by(8) {
+        for half in 0..2 {
+            let mut block = [isa.splat(0.0); 8];
+            for i in 0..8 {
+                block[i] = isa.load(&rows[(8 * half + i) * stride + k..]);
+            }
+            let block = isa.transpose(block);
+            for i in 0..8 {
+                isa.store(block[i], &mut panel[k + i][8 * half..]);
+            }
         }
     }
-    for (sums, c) in sums.iter().zip(c) {
-        isa.store(sums[0], c);
-        isa.store(sums[1], &mut c[I::LANES..]);
+    for k in whole..depth {
+        for i in 0..PANEL {
+            panel[k][i] = rows[i * stride + k];
+        }
     }
 }
 

@@ -4,8 +4,8 @@
 use super::rows_per_part;
 use super::vector::{dot, load, store};
 use crate::cpu::Cpu;
-use crate::cpu::isa::Isa;
 use crate::cpu::CpuBuf;
+use crate::cpu::isa::Isa;
 use crate::{Dtype, RmsNorm};
 
 /// Columns of `dweight` that one part sums over all rows.

@@ -66,12 +66,7 @@ pub(crate) fn row<I: Isa>(
 }
 
 #[inline(always)]
-fn interleaved<I: Isa>(
-    isa: I,
-    x: &mut [f32],
-    (cos, sin): (&[f32], &[f32]),
-    rotation: Rotation,
-) {
+fn interleaved<I: Isa>(isa: I, x: &mut [f32], (cos, sin): (&[f32], &[f32]), rotation: Rotation) {
     let (mut a, mut b) = ([0.0; PAIRS], [0.0; PAIRS]);
     let angles = cos.chunks(PAIRS).zip(sin.chunks(PAIRS));
     for (x, angles) in x.chunks_mut(2 * PAIRS).zip(angles) {
@@ -101,10 +96,15 @@ fn pairs<I: Isa>(
         let (va, vb) = (load(isa, &a[at..]), load(isa, &b[at..]));
         let cos = isa.round_to(dtype, load(isa, &cos[at..]));
         let sin = isa.mul(sign, isa.round_to(dtype, load(isa, &sin[at..])));
-        let product = |v, factor| isa.round_to(dtype, isa.mul(v, factor));
-        let first = isa.sub(product(va, cos), product(vb, sin));
-        let second = isa.add(product(vb, cos), product(va, sin));
+        let first = isa.sub(product(isa, dtype, va, cos), product(isa, dtype, vb, sin));
+        let second = isa.add(product(isa, dtype, vb, cos), product(isa, dtype, va, sin));
         store(isa, isa.round_to(dtype, first), &mut a[at..]);
         store(isa, isa.round_to(dtype, second), &mut b[at..]);
     }
+}
+
+/// `a b`, rounded. A function and not a closure: only `inline(always)` keeps the instruction set.
+#[inline(always)]
+fn product<I: Isa>(isa: I, dtype: Dtype, a: I::F32, b: I::F32) -> I::F32 {
+    isa.round_to(dtype, isa.mul(a, b))
 }

@@ -124,13 +124,3 @@ pub(crate) fn exp_sum<I: Isa>(isa: I, x: &mut [f32], shift: f32) -> f32 {
     }
     isa.reduce_sum(sum)
 }
-
-/// `e^x` of each value: what the conformance suite measures.
-#[cfg(test)]
-#[inline(always)]
-pub(crate) fn exp<I: Isa>(isa: I, x: &mut [f32]) {
-    for at in (0..x.len()).step_by(I::LANES) {
-        let v = isa.exp(load(isa, &x[at..]));
-        store(isa, v, &mut x[at..]);
-    }
-}

@@ -124,8 +124,7 @@ impl Isa for Avx2 {
             let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
             let nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(v, v);
             let upper = _mm256_castsi256_ps(_mm256_set1_epi32(0xffff_0000_u32 as i32));
-            let chosen =
-                _mm256_blendv_ps(_mm256_castsi256_ps(up), _mm256_castsi256_ps(quiet), nan);
+            let chosen = _mm256_blendv_ps(_mm256_castsi256_ps(up), _mm256_castsi256_ps(quiet), nan);
             _mm256_and_ps(chosen, upper)
         }
     }
@@ -184,6 +183,43 @@ impl Isa for Avx2 {
         unsafe { _mm256_set_m128(_mm_set1_ps(high), _mm_set1_ps(low)) }
     }
     #[inline(always)]
+    fn transpose(self, [a, b, c, d, e, f, g, h]: [__m256; 8]) -> [__m256; 8] {
+        // SAFETY: the token proves avx.
+        unsafe {
+            // Columns in pairs of rows, then in fours of rows within 128-bit halves.
+            let (ab, cd) = (
+                [_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b)],
+                [_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d)],
+            );
+            let (ef, gh) = (
+                [_mm256_unpacklo_ps(e, f), _mm256_unpackhi_ps(e, f)],
+                [_mm256_unpacklo_ps(g, h), _mm256_unpackhi_ps(g, h)],
+            );
+            let top = [
+                _mm256_shuffle_ps::<0x44>(ab[0], cd[0]),
+                _mm256_shuffle_ps::<0xee>(ab[0], cd[0]),
+                _mm256_shuffle_ps::<0x44>(ab[1], cd[1]),
+                _mm256_shuffle_ps::<0xee>(ab[1], cd[1]),
+            ];
+            let bottom = [
+                _mm256_shuffle_ps::<0x44>(ef[0], gh[0]),
+                _mm256_shuffle_ps::<0xee>(ef[0], gh[0]),
+                _mm256_shuffle_ps::<0x44>(ef[1], gh[1]),
+                _mm256_shuffle_ps::<0xee>(ef[1], gh[1]),
+            ];
+            [
+                _mm256_permute2f128_ps::<0x20>(top[0], bottom[0]),
+                _mm256_permute2f128_ps::<0x20>(top[1], bottom[1]),
+                _mm256_permute2f128_ps::<0x20>(top[2], bottom[2]),
+                _mm256_permute2f128_ps::<0x20>(top[3], bottom[3]),
+                _mm256_permute2f128_ps::<0x31>(top[0], bottom[0]),
+                _mm256_permute2f128_ps::<0x31>(top[1], bottom[1]),
+                _mm256_permute2f128_ps::<0x31>(top[2], bottom[2]),
+                _mm256_permute2f128_ps::<0x31>(top[3], bottom[3]),
+            ]
+        }
+    }
+    #[inline(always)]
     fn splat_byte(self, value: u8) -> __m256i {
         // SAFETY: the token proves avx2.
         unsafe { _mm256_set1_epi8(value as i8) }
@@ -231,9 +267,7 @@ impl Isa for Avx2 {
     #[inline(always)]
     fn shift_down<const N: i32>(self, v: __m256i) -> __m256i {
         // SAFETY: the token proves avx2.
-        unsafe {
-            _mm256_and_si256(_mm256_srli_epi16::<N>(v), _mm256_set1_epi8((255u8 >> N) as i8))
-        }
+        unsafe { _mm256_and_si256(_mm256_srli_epi16::<N>(v), _mm256_set1_epi8((255u8 >> N) as i8)) }
     }
     #[inline(always)]
     fn shift_up<const N: i32>(self, v: __m256i) -> __m256i {

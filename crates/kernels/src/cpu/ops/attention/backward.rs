@@ -45,7 +45,7 @@ pub(crate) fn backward(
     spans: &[Span<'_>],
     spec: AttentionSpec,
     dy: &[f32],
-    grads: AttentionGrads<'_, CpuBuf>,
+    AttentionGrads { dq, dk, dv }: AttentionGrads<'_, CpuBuf>,
 ) {
     let (n_kv_heads, head_dim) = (forward.n_kv_heads, forward.head_dim);
     let group = spec.n_heads / n_kv_heads;
@@ -54,9 +54,9 @@ pub(crate) fn backward(
     let rows: Vec<Range<usize>> = order.iter().map(|span| span.rows.clone()).collect();
     let kv_len = n_kv_heads * head_dim;
     let matrices = [
-        Strips { data: grads.dq, row_len: group * kv_len, strip_len: group * head_dim },
-        Strips { data: grads.dk, row_len: kv_len, strip_len: head_dim },
-        Strips { data: grads.dv, row_len: kv_len, strip_len: head_dim },
+        Strips { data: dq, row_len: group * kv_len, strip_len: group * head_dim },
+        Strips { data: dk, row_len: kv_len, strip_len: head_dim },
+        Strips { data: dv, row_len: kv_len, strip_len: head_dim },
     ];
     let job = Job { forward, spec, dy };
     cpu.pool.for_each_rect(matrices, &rows, |index, head, rects| {
@@ -127,7 +127,8 @@ impl Job<'_> {
         for (row, to) in rows.zip(log_sum_exp.chunks_exact_mut(group)) {
             to.copy_from_slice(&self.forward.log_sum_exp[row * n_heads + head * group..][..group]);
         }
-        let keys = Pages { pool: keys, blocks: &[0], block_len: n, n_kv_heads: 1, head: 0, head_dim };
+        let keys =
+            Pages { pool: keys, blocks: &[0], block_len: n, n_kv_heads: 1, head: 0, head_dim };
         let tile = Tile {
             q,
             group,
@@ -187,7 +188,14 @@ pub(crate) fn tile_backward<I: Isa>(
         }
         weigh(isa, (ds, RANGE, 1), (&tile.keys.pool[part], head_dim), rows, dq, width);
         let out = keys.start * width..keys.end * width;
-        weigh(isa, (ds, 1, RANGE), (&tile.q[..rows * width], width), n, &mut dk[out.clone()], width);
+        weigh(
+            isa,
+            (ds, 1, RANGE),
+            (&tile.q[..rows * width], width),
+            n,
+            &mut dk[out.clone()],
+            width,
+        );
         let dy = &incoming.dy[..rows * width];
         weigh(isa, (p, 1, RANGE), (dy, width), n, &mut dv[out], width);
     }

@@ -78,10 +78,13 @@ struct Job<'a, T> {
     table: Table<T>,
 }
 
+/// [`tile::attend`] as the kernel table holds it.
+type Attend<T> = fn(&Tile<'_, T>, Range<usize>, Pass, &mut [f32], &mut [f32]);
+
 /// The kernels of one cache type.
 #[derive(Clone, Copy)]
 struct Table<T> {
-    attend: fn(&Tile<'_, T>, Range<usize>, Pass, &mut [f32], &mut [f32]),
+    attend: Attend<T>,
     probabilities: fn(&Tile<'_, T>, &mut [f32], &mut [f32]),
 }
 
@@ -98,24 +101,18 @@ pub(crate) fn forward(
     let base = (q, spans, spec);
     match cache.store() {
         Store::F32(store) => {
-            let table = Table {
-                attend: kernels.attend_f32,
-                probabilities: kernels.probabilities_f32,
-            };
+            let table =
+                Table { attend: kernels.attend_f32, probabilities: kernels.probabilities_f32 };
             Job::new(cpu, base, cache, store, table).run(cpu, y, outputs);
         }
         Store::F16(store) => {
-            let table = Table {
-                attend: kernels.attend_f16,
-                probabilities: kernels.probabilities_f16,
-            };
+            let table =
+                Table { attend: kernels.attend_f16, probabilities: kernels.probabilities_f16 };
             Job::new(cpu, base, cache, store, table).run(cpu, y, outputs);
         }
         Store::Bf16(store) => {
-            let table = Table {
-                attend: kernels.attend_bf16,
-                probabilities: kernels.probabilities_bf16,
-            };
+            let table =
+                Table { attend: kernels.attend_bf16, probabilities: kernels.probabilities_bf16 };
             Job::new(cpu, base, cache, store, table).run(cpu, y, outputs);
         }
     }
@@ -197,21 +194,15 @@ impl<'a, T: Element> Job<'a, T> {
     }
 
     /// One part for each tile, key-value head and range; then the ranges are merged.
-    fn run_split(
-        &self,
-        cpu: &Cpu,
-        plan: &Plan,
-        n_ranges: usize,
-        matrices: [Strips<'_, f32>; 2],
-    ) {
+    fn run_split(&self, cpu: &Cpu, plan: &Plan, n_ranges: usize, matrices: [Strips<'_, f32>; 2]) {
         let n_kv_heads = self.shape.n_kv_heads;
         let ranges_len = n_ranges * self.partial_len(plan);
         let len = plan.rows.len() * n_kv_heads * ranges_len;
         let passes = self.passes();
         lend_floats(&PARTIALS, passes.len() * len, |partials| {
-            for done in 0..passes.len() {
+            for (done, pass) in passes.iter().enumerate() {
                 let (earlier, rest) = partials.split_at_mut(done * len);
-                self.run_ranges(cpu, plan, n_ranges, (passes[done], earlier), &mut rest[..len]);
+                self.run_ranges(cpu, plan, n_ranges, (*pass, earlier), &mut rest[..len]);
             }
             let partials = &*partials;
             cpu.pool.for_each_rect(matrices, &plan.rows, |index, head, rects| {

@@ -68,24 +68,45 @@ fn scores_rows<I: Isa, T: Element, const R: usize>(
         }
         let mut sums = [[isa.splat(0.0); KEYS]; R];
         for d in (0..whole).step_by(I::LANES) {
-            for i in 0..KEYS {
-                let k = T::load(isa, &four[i][d..]);
-                for r in 0..R {
-                    sums[r][i] = isa.fma(isa.load(&queries[r][d..]), k, sums[r][i]);
-                }
-            }
+            let keys = load_keys(isa, four, d);
+            add_products(isa, queries, d, keys, &mut sums);
         }
         if whole < head_dim {
-            for i in 0..KEYS {
-                let k = load_or(isa, &four[i][whole..], 0.0);
-                for r in 0..R {
-                    sums[r][i] = isa.fma(isa.load(&queries[r][whole..]), k, sums[r][i]);
-                }
-            }
+            let keys = load_keys(isa, four, whole);
+            add_products(isa, queries, whole, keys, &mut sums);
         }
         for r in 0..R {
             let sums = isa.reduce_sum4(sums[r]);
             s[r * stride + first..][..taken].copy_from_slice(&sums[..taken]);
+        }
+    }
+}
+
+/// A vector of each key, from `d` on. Written out: a closure in `map` might stay a call, and lose
+/// the instruction set with it.
+#[inline(always)]
+fn load_keys<I: Isa, T: Element>(isa: I, keys: [&[T]; KEYS], d: usize) -> [I::F32; KEYS] {
+    [
+        load_or(isa, &keys[0][d..], 0.0),
+        load_or(isa, &keys[1][d..], 0.0),
+        load_or(isa, &keys[2][d..], 0.0),
+        load_or(isa, &keys[3][d..], 0.0),
+    ]
+}
+
+/// `sums[r][i] += q[r][d..] k[i]`, lane by lane.
+#[inline(always)]
+fn add_products<I: Isa, const R: usize>(
+    isa: I,
+    queries: [&[f32]; R],
+    d: usize,
+    keys: [I::F32; KEYS],
+    sums: &mut [[I::F32; KEYS]; R],
+) {
+    for (query, sums) in queries.iter().zip(sums) {
+        let query = isa.load(&query[d..]);
+        for (key, sum) in keys.iter().zip(sums) {
+            *sum = isa.fma(query, *key, *sum);
         }
     }
 }

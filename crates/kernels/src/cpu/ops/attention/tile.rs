@@ -254,7 +254,13 @@ pub(crate) fn tile_scores<I: Isa, T: Element>(
     let mut at = keys.clone();
     while !at.is_empty() {
         let (n, page) = tile.keys.run(&at);
-        scores(isa, (tile.q, tile.rows()), (page, head_dim), &mut s[at.start - keys.start..], RANGE);
+        scores(
+            isa,
+            (tile.q, tile.rows()),
+            (page, head_dim),
+            &mut s[at.start - keys.start..],
+            RANGE,
+        );
         at.start += n;
     }
     for (row, s) in s.chunks_exact_mut(RANGE).take(tile.rows()).enumerate() {
