@@ -213,6 +213,8 @@ kernels! {
         )
     ],
     kernels: {
+        /// Multiply-adds in registers, and how many: see [`super::measure`].
+        multiply_adds = super::measure::multiply_adds: (turns: usize) -> usize;
         /// The weights of whole blocks as `f32`.
         dequantize = ops::panel::dequantize: (format: Format, bytes: &[u8], out: &mut [f32]);
         /// Rows of activations as signed bytes with a scale for each 32.

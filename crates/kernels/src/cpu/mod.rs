@@ -6,6 +6,7 @@ mod backend;
 mod buf;
 mod embed;
 pub mod isa;
+pub mod measure;
 mod kv_cache;
 mod linear;
 mod ops;
