@@ -255,7 +255,20 @@ TEMPLATES = {
                    "{{ ns.x | length }}",
     "bomb_replace": "{{ ('a' * 9999) | replace('a', 'b' * 99999) | replace('b', 'c' * 99999) | length }}",
     "bomb_nested": "{{ " + "[" * 200 + "]" * 200 + " }}",
-    "bomb_format": "{{ '%999999999d' % 1 }}{{ '{:>999999999}'.format(1) }}{{ 'a'.ljust(999999999) }}",
+    "bomb_str_format": "{{ '{:<999999999}'.format(1) }}",
+    "bomb_str_precision": "{{ '{:.999999999f}'.format(1.5) }}",
+    "bomb_format": "{{ '%999999999d' | format(1) }}",
+    "bomb_indent": "{{ 'a\nb' | indent(999999999) }}",
+    "bomb_tojson": "{{ messages | tojson(indent=999999999) }}",
+    "bomb_list": "{{ ([0] * 1000000000) | length }}",
+    "bomb_range": "{{ range(100000) | list | length }}{{ range(10 ** 15) | list | length }}",
+    "bomb_batch": "{{ messages | batch(999999999, 'x') | list | length }}{{ messages | slice(999999999) | list }}",
+    "bomb_join": "{% set ns = namespace(x='ab') %}{% for i in range(60) %}{% set ns.x = ns.x.join(ns.x) %}{% endfor %}",
+    "bomb_method": "{{ ('a' * 9999).replace('a', 'b' * 9999).replace('b', 'c' * 9999) | length }}",
+    "bomb_recursive": "{% for m in messages recursive %}{{ loop(messages) }}{% endfor %}",
+    "bomb_capture": "{% set ns = namespace(x='ab') %}{% for i in range(60) %}{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}"
+                    "{% set ns.x = y %}{% endfor %}",
+    "bomb_list_double": "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
 }
 
 
