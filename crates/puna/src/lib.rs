@@ -1,1 +1,5 @@
 //! LLaMA, whole: configuration, tokenizers, checkpoints, the model, generation.
+
+pub mod checkpoint;
+pub mod config;
+pub mod model;

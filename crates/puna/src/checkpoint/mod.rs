@@ -1,0 +1,329 @@
+//! Model files: a path enters; a configuration and tensors by name, mapped and read on demand,
+//! leave. Reads folders in the Hugging Face layout (safetensors or `pytorch_model.bin`, whole or
+//! in shards), GGUF files, and single weight files beside a `config.json`.
+//!
+//! Everything in a file is a claim: each length is held against what is left before it is used,
+//! and each fault names the file, the field and the place.
+
+mod error;
+mod gguf;
+mod mmap;
+pub mod names;
+mod pickle;
+mod reader;
+mod safetensors;
+mod shards;
+mod tensor;
+mod torch;
+mod zip;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use puna_kernels::RopeLayout;
+
+pub use error::{CheckpointError, Fault};
+pub use gguf::{Array, GgufTokenizer, Metadata, Text, Value};
+pub use tensor::Tensor;
+
+use crate::config::{GenerationConfig, LlamaConfig};
+use names::{Naming, TensorName};
+use reader::read_text;
+use tensor::StoredTensor;
+
+/// Tensors by the names of their file.
+type TensorMap = BTreeMap<String, StoredTensor>;
+
+/// Longest `config.json`; usual ones have 2 kB.
+const MAX_CONFIG: u64 = 1 << 20;
+
+/// What kind of files hold the weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceKind {
+    /// `.safetensors`.
+    Safetensors,
+    /// `pytorch_model.bin`.
+    Torch,
+    /// `.gguf`.
+    Gguf,
+}
+
+/// Where the tokenizer of a model is.
+#[derive(Clone, Debug)]
+pub enum TokenizerSource {
+    /// Files in a folder: `tokenizer.json`, `tokenizer.model`, `tokenizer_config.json`.
+    Folder(PathBuf),
+    /// Inside of the GGUF file.
+    Gguf(Arc<GgufTokenizer>),
+    /// A GGUF file without one.
+    Absent,
+}
+
+/// An opened model. Tensors stay on disk until their bytes are read.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    kind: SourceKind,
+    config: LlamaConfig,
+    generation_config: Option<GenerationConfig>,
+    /// By our names.
+    tensors: TensorMap,
+    rope_factors: Option<Vec<f32>>,
+    tokenizer: TokenizerSource,
+    metadata: Option<Metadata>,
+}
+
+impl Checkpoint {
+    /// Opens a folder, a `.gguf` file, or a weight file beside its `config.json`.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
+        let path = path.as_ref();
+        let metadata = std::fs::metadata(path)
+            .map_err(|error| CheckpointError::new(path, "", Fault::Io(error)))?;
+        if !metadata.is_dir() {
+            return Self::open_file(path);
+        }
+        match find_weights(path)? {
+            (SourceKind::Gguf, file) => Self::open_gguf(&file),
+            (kind, file) => Self::open_hf(path, kind, &file),
+        }
+    }
+
+    fn open_file(path: &Path) -> Result<Self, CheckpointError> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+        let stem = name.strip_suffix(".index.json").unwrap_or(&name);
+        let folder = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        if stem.ends_with(".safetensors") {
+            Self::open_hf(folder, SourceKind::Safetensors, path)
+        } else if stem.ends_with(".bin") || stem.ends_with(".pt") {
+            Self::open_hf(folder, SourceKind::Torch, path)
+        } else if stem.ends_with(".gguf") || mmap::map(path)?.starts_with(b"GGUF") {
+            Self::open_gguf(path)
+        } else {
+            let what = "is not a model: name a folder, a .gguf, a .safetensors or a .bin file";
+            Err(CheckpointError::new(path, "", Fault::NotFound(what.to_owned())))
+        }
+    }
+
+    fn open_hf(folder: &Path, kind: SourceKind, file: &Path) -> Result<Self, CheckpointError> {
+        let config = read_config(folder)?;
+        let generation_config = read_generation_config(folder)?;
+        let is_index = file.extension().is_some_and(|extension| extension == "json");
+        let open = if kind == SourceKind::Torch { torch::open } else { safetensors::open };
+        let tensors = if is_index { shards::open(file, open)? } else { open(file)? };
+        let tensors = checked(file, Naming::HuggingFace, tensors, &config)?;
+        Ok(Self {
+            path: file.to_owned(),
+            kind,
+            config,
+            generation_config,
+            tensors,
+            rope_factors: None,
+            tokenizer: TokenizerSource::Folder(folder.to_owned()),
+            metadata: None,
+        })
+    }
+
+    fn open_gguf(path: &Path) -> Result<Self, CheckpointError> {
+        let file = gguf::open(path)?;
+        let config = file.config()?;
+        let tokenizer = match file.tokenizer()? {
+            Some(tokenizer) => TokenizerSource::Gguf(Arc::new(tokenizer)),
+            None => TokenizerSource::Absent,
+        };
+        let name = "rope_freqs.weight";
+        let rope_factors = match file.tensors.get(name) {
+            Some(stored) => Some(stored.to_weight(name)?.to_f32()?),
+            None => None,
+        };
+        let tensors = checked(path, Naming::Gguf, file.tensors, &config)?;
+        Ok(Self {
+            path: path.to_owned(),
+            kind: SourceKind::Gguf,
+            config,
+            generation_config: None,
+            tensors,
+            rope_factors,
+            tokenizer,
+            metadata: Some(file.metadata),
+        })
+    }
+
+    /// The file or index that was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What kind of files hold the weights.
+    pub fn kind(&self) -> SourceKind {
+        self.kind
+    }
+
+    /// The model's shape.
+    pub fn config(&self) -> &LlamaConfig {
+        &self.config
+    }
+
+    /// How the makers want the model sampled, where they say it.
+    pub fn generation_config(&self) -> Option<&GenerationConfig> {
+        self.generation_config.as_ref()
+    }
+
+    /// Which values of a head the query and key weights expect to be rotated together.
+    pub fn rope_layout(&self) -> RopeLayout {
+        match self.kind {
+            SourceKind::Gguf => RopeLayout::Interleaved,
+            SourceKind::Safetensors | SourceKind::Torch => RopeLayout::HalfSplit,
+        }
+    }
+
+    /// Divisors of the RoPE frequencies; only GGUF files carry them.
+    pub fn rope_factors(&self) -> Option<&[f32]> {
+        self.rope_factors.as_deref()
+    }
+
+    /// Where the tokenizer is.
+    pub fn tokenizer(&self) -> &TokenizerSource {
+        &self.tokenizer
+    }
+
+    /// All metadata of a GGUF file.
+    pub fn metadata(&self) -> Option<&Metadata> {
+        self.metadata.as_ref()
+    }
+
+    /// Names of all tensors, in Hugging Face's layout, in order.
+    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// Whether there is a tensor of this name. A bias that a GGUF file leaves out is zero.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// A weight by its name in Hugging Face's layout. Its bytes are not read yet.
+    pub fn tensor(&self, name: &str) -> Result<Tensor, CheckpointError> {
+        match self.tensors.get(name) {
+            Some(stored) => stored.to_weight(name),
+            None => {
+                let fault = Fault::MissingTensors(vec![name.to_owned()]);
+                Err(CheckpointError::new(&self.path, name, fault))
+            }
+        }
+    }
+}
+
+/// Brings tensors to our names and holds them against the configuration.
+fn checked(
+    file: &Path,
+    naming: Naming,
+    found: TensorMap,
+    config: &LlamaConfig,
+) -> Result<TensorMap, CheckpointError> {
+    let mut tensors = TensorMap::new();
+    let mut unexpected = Vec::new();
+    for (name, stored) in found {
+        if names::is_ignorable(naming, &name) {
+            continue;
+        }
+        let parsed = TensorName::parse(naming, &name);
+        let Some(parsed) = parsed.filter(|parsed| names::is_expected(parsed, config)) else {
+            unexpected.push(name);
+            continue;
+        };
+        let expected = parsed.shape(config);
+        if stored.shape != expected {
+            let fault = Fault::WrongShape { expected, got: stored.shape };
+            return Err(CheckpointError::new(&stored.file, name, fault));
+        }
+        let ours = parsed.hf();
+        if tensors.contains_key(&ours) {
+            return Err(CheckpointError::new(&stored.file, name, Fault::Duplicate));
+        }
+        tensors.insert(ours, stored);
+    }
+    if !unexpected.is_empty() {
+        return Err(CheckpointError::new(file, "tensors", Fault::UnexpectedTensors(unexpected)));
+    }
+    let required = names::required(config, naming != Naming::Gguf);
+    let absent = required.iter().map(TensorName::hf).filter(|name| !tensors.contains_key(name));
+    let absent: Vec<String> = absent.collect();
+    if !absent.is_empty() {
+        return Err(CheckpointError::new(file, "tensors", Fault::MissingTensors(absent)));
+    }
+    Ok(tensors)
+}
+
+/// The weights of a folder, in the order in which Transformers looks for them.
+fn find_weights(folder: &Path) -> Result<(SourceKind, PathBuf), CheckpointError> {
+    for (name, kind) in [
+        ("model.safetensors", SourceKind::Safetensors),
+        ("model.safetensors.index.json", SourceKind::Safetensors),
+        ("pytorch_model.bin", SourceKind::Torch),
+        ("pytorch_model.bin.index.json", SourceKind::Torch),
+    ] {
+        let path = folder.join(name);
+        if path.exists() {
+            return Ok((kind, path));
+        }
+    }
+    let io = |error| CheckpointError::new(folder, "", Fault::Io(error));
+    let mut ggufs = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        if path.extension().is_some_and(|extension| extension == "gguf") {
+            ggufs.push(path);
+        }
+    }
+    if let [only] = &*ggufs {
+        return Ok((SourceKind::Gguf, only.clone()));
+    }
+    let mut what =
+        "Error no file named model.safetensors, or pytorch_model.bin, found in directory"
+            .to_owned();
+    if ggufs.len() > 1 {
+        what += "; it holds several .gguf files, name one of them";
+    } else if folder.join("adapter_config.json").exists() {
+        what += "; it holds an adapter, open its base model";
+    } else if folder.join("params.json").exists() {
+        what += "; it holds weights in Meta's layout, convert them first";
+    }
+    Err(CheckpointError::new(folder, "", Fault::NotFound(what)))
+}
+
+fn read_config(folder: &Path) -> Result<LlamaConfig, CheckpointError> {
+    let path = folder.join("config.json");
+    let Some(text) = read_text(&path, MAX_CONFIG)? else {
+        let what = "there is no config.json beside the weights; fetch it from where they came";
+        return Err(CheckpointError::new(&path, "", Fault::NotFound(what.to_owned())));
+    };
+    let config = LlamaConfig::from_json(&text).map_err(|error| {
+        let field = error.field().to_owned();
+        CheckpointError::new(&path, field, Fault::Config(error))
+    })?;
+    if let Some(name) = config.architectures.iter().find(|name| !name.starts_with("Llama")) {
+        return Err(CheckpointError::new(&path, "architectures", Fault::NotALlama(name.clone())));
+    }
+    if let Some(quantization) = &config.quantization_config {
+        let method = quantization.get("quant_method").and_then(|v| v.as_str()).unwrap_or("unknown");
+        let why = format!(
+            "weights quantised by '{method:.40}' are not read; use the unquantised model or a GGUF file"
+        );
+        let fault = Fault::Unsupported(why);
+        return Err(CheckpointError::new(&path, "quantization_config", fault));
+    }
+    Ok(config)
+}
+
+fn read_generation_config(folder: &Path) -> Result<Option<GenerationConfig>, CheckpointError> {
+    let path = folder.join("generation_config.json");
+    let Some(text) = read_text(&path, MAX_CONFIG)? else { return Ok(None) };
+    GenerationConfig::from_json(&text).map(Some).map_err(|error| {
+        let field = error.field().to_owned();
+        CheckpointError::new(&path, field, Fault::Config(error))
+    })
+}

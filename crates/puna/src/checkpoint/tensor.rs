@@ -1,0 +1,157 @@
+//! One tensor of a model file: name, shape, type, and bytes that stay on disk until they are read.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use half::{bf16, f16};
+use puna_kernels::Format;
+
+use super::error::{CheckpointError, Fault};
+
+/// A weight as a file holds it.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    /// Name in the Hugging Face layout.
+    pub name: String,
+    /// How the bytes encode the values.
+    pub format: Format,
+    /// Hugging Face's order: `(rows, cols)` for a matrix.
+    pub shape: Vec<usize>,
+    /// The values, row after row; mapped from the file where they lie there in order.
+    pub bytes: Bytes,
+    pub(super) file: Arc<Path>,
+}
+
+impl Tensor {
+    /// How many values.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are no values.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All values, for small tensors: norms, biases, RoPE divisors.
+    pub fn to_f32(&self) -> Result<Vec<f32>, CheckpointError> {
+        let bytes = &self.bytes[..];
+        let pair = |b: &[u8]| u16::from_le_bytes([b[0], b[1]]);
+        Ok(match self.format {
+            Format::F32 => {
+                let value = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+                bytes.chunks_exact(4).map(value).collect()
+            }
+            Format::F16 => {
+                bytes.chunks_exact(2).map(|b| f16::from_bits(pair(b)).to_f32()).collect()
+            }
+            Format::Bf16 => {
+                bytes.chunks_exact(2).map(|b| bf16::from_bits(pair(b)).to_f32()).collect()
+            }
+            other => {
+                return Err(CheckpointError::new(&self.file, &self.name, Fault::NotPlain(other)));
+            }
+        })
+    }
+}
+
+/// The type of a stored tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encoding {
+    /// A weight format.
+    Weight(Format),
+    /// Anything else: name and bytes of one value.
+    Other(&'static str, usize),
+}
+
+impl Encoding {
+    /// Bytes of a tensor; the last of `shape` is a row's length. `None` where that overflows or a
+    /// row is no whole number of blocks.
+    pub(super) fn tensor_bytes(self, shape: &[usize]) -> Option<usize> {
+        let (cols, rows) = match shape.split_last() {
+            Some((cols, rows)) => (*cols, rows),
+            None => (1, shape),
+        };
+        let row_bytes = match self {
+            Self::Weight(format) => format.row_bytes(cols)?,
+            Self::Other(_, size) => cols.checked_mul(size)?,
+        };
+        rows.iter().try_fold(row_bytes, |bytes, n| bytes.checked_mul(*n))
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Weight(format) => format.name(),
+            Self::Other(name, _) => name,
+        }
+    }
+}
+
+/// A tensor as a reader found it, under the file's own name for it.
+#[derive(Clone, Debug)]
+pub(super) struct StoredTensor {
+    pub(super) encoding: Encoding,
+    /// Hugging Face's order.
+    pub(super) shape: Vec<usize>,
+    pub(super) place: Place,
+    pub(super) file: Arc<Path>,
+}
+
+/// Where the values are.
+#[derive(Clone, Debug)]
+pub(super) enum Place {
+    /// In order.
+    Whole(Bytes),
+    /// Value `(i, j, …)` at `start + i strides[0] + j strides[1] …`, counted in values.
+    Strided {
+        /// The storage, which several tensors may share.
+        storage: Bytes,
+        /// Of the first value.
+        start: usize,
+        /// One for each dimension. The reader has checked that the last value lies inside.
+        strides: Vec<usize>,
+    },
+}
+
+impl StoredTensor {
+    /// The tensor as a weight.
+    pub(super) fn to_weight(&self, name: &str) -> Result<Tensor, CheckpointError> {
+        let format = match self.encoding {
+            Encoding::Weight(format) => format,
+            Encoding::Other(dtype, _) => {
+                return Err(CheckpointError::new(&self.file, name, Fault::NotAWeight(dtype)));
+            }
+        };
+        let bytes = match &self.place {
+            Place::Whole(bytes) => bytes.clone(),
+            // Only PyTorch's files have strides, and their types are one value to a block.
+            Place::Strided { storage, start, strides } => {
+                gather(storage, *start, strides, &self.shape, format.block_bytes())
+            }
+        };
+        let (name, file) = (name.to_owned(), Arc::clone(&self.file));
+        Ok(Tensor { name, format, shape: self.shape.clone(), bytes, file })
+    }
+}
+
+/// Copies a strided tensor into order. The caller has checked that it has no more values than its
+/// storage, so that the copy is no larger than the file.
+fn gather(storage: &[u8], start: usize, strides: &[usize], shape: &[usize], size: usize) -> Bytes {
+    let count: usize = shape.iter().product();
+    let mut out = Vec::with_capacity(count * size);
+    let mut index = vec![0; shape.len()];
+    for _ in 0..count {
+        let at: usize = index.iter().zip(strides).map(|(i, stride)| i * stride).sum();
+        let at = (start + at) * size;
+        out.extend_from_slice(&storage[at..at + size]);
+        for (i, n) in index.iter_mut().zip(shape).rev() {
+            *i += 1;
+            if *i < *n {
+                break;
+            }
+            *i = 0;
+        }
+    }
+    out.into()
+}

@@ -1,0 +1,3 @@
+//! The model. Knows no files, HTTP or threads.
+
+pub mod rope;

@@ -1,0 +1,164 @@
+//! RoPE against Transformers: frequencies of every kind, the changes of the dynamic ones over
+//! successive forwards, cosines and sines.
+
+use std::path::PathBuf;
+
+use puna::config::LlamaConfig;
+use puna::model::rope::{Rope, RopeError};
+use serde_json::{Value, json};
+
+fn test_data(name: &str) -> Option<PathBuf> {
+    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data");
+    let root =
+        std::env::var_os("PUNA_TEST_DATA").map_or_else(|| PathBuf::from(beside), PathBuf::from);
+    let path = root.join(name);
+    if !path.exists() {
+        println!("skipped: {} is absent", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+fn floats(value: &Value) -> Vec<f64> {
+    value.as_array().expect("a list").iter().map(|x| x.as_f64().expect("a number")).collect()
+}
+
+fn assert_close(what: &str, got: &[f32], expected: &[f64], relative: bool) {
+    assert_eq!(got.len(), expected.len(), "{what}");
+    for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
+        let error = (f64::from(*got) - expected).abs();
+        let scale = if relative { expected.abs() } else { 1.0 };
+        assert!(error <= 1e-6 * scale, "{what}[{i}]: {got} is not {expected}");
+    }
+}
+
+fn config(case: &Value) -> LlamaConfig {
+    LlamaConfig::from_json(&case.to_string()).expect("a good config")
+}
+
+/// 1e-6 is some eight units in the last place of `f32`: PyTorch's own `pow`, `cos` and `sin` are
+/// within one of the true value, and differ by that between machines.
+#[test]
+fn every_kind_equals_transformers() {
+    let Some(path) = test_data("models/rope_goldens.json") else { return };
+    let text = std::fs::read_to_string(path).expect("readable");
+    let goldens: Value = serde_json::from_str(&text).expect("JSON");
+    let cases = goldens["cases"].as_array().expect("a list");
+    assert!(cases.len() >= 16);
+    for case in cases {
+        let name = case["name"].as_str().expect("a name");
+        let mut rope = Rope::new(&config(&case["config"]), None).expect(name);
+        assert_close(name, rope.inv_freq(), &floats(&case["inv_freq_init"]), true);
+        let scaling = case["attention_scaling"].as_f64().expect("a number");
+        assert_close(name, &[rope.attention_scaling()], &[scaling], true);
+        for (i, step) in case["steps"].as_array().expect("a list").iter().enumerate() {
+            check_step(&format!("{name}, step {i}"), &mut rope, step);
+        }
+    }
+}
+
+fn check_step(what: &str, rope: &mut Rope, step: &Value) {
+    let positions: Vec<u32> = floats(&step["position_ids"]).into_iter().map(|p| p as u32).collect();
+    rope.observe(&positions);
+    assert_close(what, rope.inv_freq(), &floats(&step["inv_freq_after"]), true);
+    let pairs = rope.rotary_dim() / 2;
+    let mut cos = vec![f32::NAN; positions.len() * pairs];
+    let mut sin = cos.clone();
+    rope.cos_sin(&positions, &mut cos, &mut sin);
+    for (table, got) in [("cos", &cos), ("sin", &sin)] {
+        for (row, position) in positions.iter().enumerate() {
+            // The golden repeats each row for the second half of the head.
+            let expected = floats(&step[table][row]);
+            let got = &got[row * pairs..][..pairs];
+            assert_close(&format!("{what}, {table} {position}"), got, &expected[..pairs], false);
+            assert_close(&format!("{what}, {table} {position}"), got, &expected[pairs..], false);
+        }
+    }
+}
+
+fn small(rope: Value) -> LlamaConfig {
+    let mut config =
+        json!({"hidden_size": 32, "num_attention_heads": 4, "max_position_embeddings": 64});
+    config["rope_parameters"] = rope;
+    config.to_string().parse_config()
+}
+
+trait ParseConfig {
+    fn parse_config(&self) -> LlamaConfig;
+}
+
+impl ParseConfig for String {
+    fn parse_config(&self) -> LlamaConfig {
+        LlamaConfig::from_json(self).expect("a good config")
+    }
+}
+
+#[test]
+fn explicit_factors_divide_each_frequency() {
+    let plain = Rope::new(&small(json!({})), None).expect("builds");
+    let factors = [1.0, 2.0, 4.0, 8.0];
+    let divided = Rope::new(&small(json!({})), Some(&factors)).expect("builds");
+    for ((got, plain), factor) in divided.inv_freq().iter().zip(plain.inv_freq()).zip(factors) {
+        assert_eq!(*got, plain / factor);
+    }
+    let linear = small(json!({"rope_type": "linear", "factor": 2.0}));
+    let both = Rope::new(&linear, Some(&factors)).expect("builds");
+    assert_eq!(both.inv_freq()[1], plain.inv_freq()[1] / 2.0 / 2.0);
+}
+
+/// GGUF files of Llama 3.1 carry the stretch as factors; both ways must give one result.
+#[test]
+fn factors_of_llama3_equal_the_kind() {
+    let llama3 = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 32, "rope_theta": 500000.0});
+    let by_kind = Rope::new(&small(llama3), None).expect("builds");
+    let plain = Rope::new(&small(json!({"rope_theta": 500000.0})), None).expect("builds");
+    let factors: Vec<f32> =
+        plain.inv_freq().iter().zip(by_kind.inv_freq()).map(|(f, g)| f / g).collect();
+    let by_factors =
+        Rope::new(&small(json!({"rope_theta": 500000.0})), Some(&factors)).expect("builds");
+    for (a, b) in by_factors.inv_freq().iter().zip(by_kind.inv_freq()) {
+        // Two roundings more than the kind's own.
+        assert!((a - b).abs() <= 2.0 * f32::EPSILON * b, "{a} is not {b}");
+    }
+}
+
+#[test]
+fn dynamic_grows_and_falls_back() {
+    let mut rope =
+        Rope::new(&small(json!({"rope_type": "dynamic", "factor": 2.0})), None).expect("builds");
+    let start = rope.inv_freq().to_vec();
+    rope.observe(&[]);
+    rope.observe(&[63]);
+    assert_eq!(rope.inv_freq(), start);
+    rope.observe(&[64]);
+    let grown = rope.inv_freq().to_vec();
+    assert!(grown[1] < start[1]);
+    // Neither longer than the longest nor inside the trained context: nothing changes.
+    rope.observe(&[63]);
+    assert_eq!(rope.inv_freq(), grown);
+    rope.observe(&[62]);
+    assert_eq!(rope.inv_freq(), start);
+    assert!(rope.is_dynamic());
+}
+
+#[test]
+fn impossible_parameters_are_typed_errors() {
+    let unknown = Rope::new(&small(json!({"rope_type": "su"})), None);
+    assert_eq!(unknown.unwrap_err(), RopeError::UnknownKind("su".to_owned()));
+    let short = Rope::new(&small(json!({})), Some(&[1.0; 3]));
+    assert!(matches!(short, Err(RopeError::FactorCount { expected: 4, got: 3, .. })));
+    let long = json!({"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0, 1.0, 1.0, 1.0]});
+    let long = Rope::new(&small(long), None);
+    assert!(matches!(long, Err(RopeError::FactorCount { what: "short_factor", got: 1, .. })));
+    let level = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1e-300,
+        "high_freq_factor": 1e-300, "original_max_position_embeddings": 32});
+    // Wavelengths are compared with infinity, so that every pair is a fast one.
+    assert!(Rope::new(&small(level), None).is_ok());
+    let tiny = json!({"hidden_size": 8, "num_attention_heads": 4, "rope_parameters":
+        {"rope_type": "dynamic", "factor": 2.0}});
+    let tiny = Rope::new(&tiny.to_string().parse_config(), None);
+    assert!(matches!(tiny, Err(RopeError::RotaryDim { rotary_dim: 2, .. })));
+    let zero = Rope::new(&small(json!({})), Some(&[0.0; 4]));
+    assert!(matches!(zero, Err(RopeError::NotFinite { pair: 0 })));
+}
