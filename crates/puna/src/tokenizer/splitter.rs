@@ -1,0 +1,340 @@
+//! Cutting text into words before byte-pair merging.
+//!
+//! The patterns that LLaMA-family tokenizers use are scanned by hand, in one pass. Any other
+//! pattern of a file runs in an expression engine with a bound on its steps, and reports when it
+//! reaches it.
+
+use std::sync::LazyLock;
+
+use fancy_regex::{Regex, RegexBuilder};
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::tokenizer::pattern::{Invert, Pattern};
+use tokenizers::{Offsets, PreTokenizedString, PreTokenizer, SplitDelimiterBehavior};
+
+use super::error::TokenizerError;
+
+/// Backtracks that one match may take; LLaMA's own patterns take a handful.
+const BACKTRACK_LIMIT: usize = 20_000;
+/// Length of a pattern, and of what it compiles to.
+const MAX_PATTERN_BYTES: usize = 64 << 10;
+const MAX_COMPILED_BYTES: usize = 8 << 20;
+
+/// GPT-2's pattern, as tokenizers write it.
+pub(super) const GPT2_PATTERN: &str =
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+/// Llama 3's pattern.
+pub(super) const LLAMA3_PATTERN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// The same with single digits.
+pub(super) const QWEN2_PATTERN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// One step of a [`Splitter`].
+#[derive(Debug)]
+pub(super) enum Step {
+    /// A space goes before text that does not start with one.
+    PrefixSpace,
+    /// GPT-2's pattern.
+    Gpt2,
+    /// Llama 3's pattern, with at most so many digits in a word.
+    Llama3 {
+        /// Longest run of digits.
+        digits: usize,
+    },
+    /// An expression from a file.
+    Pattern(Box<Expression>),
+    /// A step of the `tokenizers` crate that takes no expression.
+    Library(Box<PreTokenizerWrapper>),
+}
+
+/// An expression with a bound on its steps.
+#[derive(Debug)]
+pub(super) struct Expression {
+    regex: Regex,
+    behavior: SplitDelimiterBehavior,
+    invert: bool,
+}
+
+/// The steps that cut the text, in order.
+#[derive(Debug, Default)]
+pub(super) struct Splitter {
+    pub(super) steps: Vec<Step>,
+}
+
+/// The step for a pattern that is matched and kept (`Isolated`, not inverted).
+pub(super) fn isolated(pattern: &str, file: &str) -> Result<Step, TokenizerError> {
+    step(pattern, SplitDelimiterBehavior::Isolated, false, file)
+}
+
+/// The step for any `Split`; `file` names its origin in errors.
+pub(super) fn step(
+    pattern: &str,
+    behavior: SplitDelimiterBehavior,
+    invert: bool,
+    file: &str,
+) -> Result<Step, TokenizerError> {
+    // These three cover the whole text, so Removed and inverted are the same as Isolated.
+    let covers = (behavior == SplitDelimiterBehavior::Isolated && !invert)
+        || (behavior == SplitDelimiterBehavior::Removed && invert);
+    match pattern {
+        GPT2_PATTERN if covers => return Ok(Step::Gpt2),
+        LLAMA3_PATTERN if covers => return Ok(Step::Llama3 { digits: 3 }),
+        QWEN2_PATTERN if covers => return Ok(Step::Llama3 { digits: 1 }),
+        _ => {}
+    }
+    if pattern.len() > MAX_PATTERN_BYTES {
+        let what = format!("a pattern of {} bytes", pattern.len());
+        return Err(TokenizerError::unsupported(file, what, "patterns are shorter than 64 KiB"));
+    }
+    let regex = RegexBuilder::new(pattern)
+        .backtrack_limit(BACKTRACK_LIMIT)
+        .delegate_size_limit(MAX_COMPILED_BYTES)
+        .delegate_dfa_size_limit(MAX_COMPILED_BYTES)
+        .build()
+        .map_err(|error| {
+            TokenizerError::malformed(file, format!("pattern {pattern:?}: {error}"))
+        })?;
+    Ok(Step::Pattern(Box::new(Expression { regex, behavior, invert })))
+}
+
+impl Pattern for &Expression {
+    fn find_matches(&self, inside: &str) -> tokenizers::Result<Vec<(Offsets, bool)>> {
+        let (mut parts, mut end) = (Vec::new(), 0);
+        for found in self.regex.find_iter(inside) {
+            let found = found.map_err(|error| TokenizerError::Pattern {
+                pattern: self.regex.as_str().to_owned(),
+                reason: error.to_string(),
+            })?;
+            if end != found.start() {
+                parts.push(((end, found.start()), false));
+            }
+            parts.push(((found.start(), found.end()), true));
+            end = found.end();
+        }
+        if end != inside.len() || parts.is_empty() {
+            parts.push(((end, inside.len()), false));
+        }
+        Ok(parts)
+    }
+}
+
+/// Cuts with a function that gives the length of the word at the start of the text.
+struct Scan<F>(F);
+
+impl<F: Fn(&str) -> usize> Pattern for Scan<F> {
+    fn find_matches(&self, inside: &str) -> tokenizers::Result<Vec<(Offsets, bool)>> {
+        let (mut parts, mut at) = (Vec::new(), 0);
+        while at < inside.len() {
+            let length = (self.0)(&inside[at..]);
+            parts.push(((at, at + length), true));
+            at += length;
+        }
+        if parts.is_empty() {
+            parts.push(((0, 0), false));
+        }
+        Ok(parts)
+    }
+}
+
+impl PreTokenizer for Splitter {
+    fn pre_tokenize(&self, text: &mut PreTokenizedString) -> tokenizers::Result<()> {
+        use SplitDelimiterBehavior::Isolated;
+        for step in &self.steps {
+            match step {
+                Step::PrefixSpace => text.normalize(|part| {
+                    if !part.get().starts_with(' ') {
+                        part.prepend(" ");
+                    }
+                    Ok(())
+                })?,
+                Step::Gpt2 => text.split(|_, part| part.split(Scan(gpt2_word), Isolated))?,
+                Step::Llama3 { digits } => {
+                    let word = |text: &str| llama3_word(text, *digits);
+                    text.split(|_, part| part.split(Scan(word), Isolated))?;
+                }
+                Step::Pattern(expression) => {
+                    let Expression { behavior, invert, .. } = **expression;
+                    text.split(|_, part| match invert {
+                        true => part.split(Invert(&**expression), behavior),
+                        false => part.split(&**expression, behavior),
+                    })?;
+                }
+                Step::Library(library) => library.pre_tokenize(text)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the patterns distinguish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    Letter,
+    Number,
+    Space,
+    Other,
+}
+
+/// Two bits for each code point, from the same tables as the expression engine's.
+static CLASSES: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut table = vec![0u8; 0x11_0000 / 4];
+    for (property, value) in [(r"\p{L}", 1u8), (r"\p{N}", 2), (r"\s", 3)] {
+        let Ok(parsed) = regex_syntax::parse(property) else { continue };
+        let regex_syntax::hir::HirKind::Class(regex_syntax::hir::Class::Unicode(class)) =
+            parsed.into_kind()
+        else {
+            continue;
+        };
+        for range in class.iter() {
+            for point in range.start() as usize..=range.end() as usize {
+                table[point / 4] |= value << (point % 4 * 2);
+            }
+        }
+    }
+    table
+});
+
+fn class_of(character: char) -> Class {
+    let point = character as usize;
+    match CLASSES[point / 4] >> (point % 4 * 2) & 3 {
+        1 => Class::Letter,
+        2 => Class::Number,
+        3 => Class::Space,
+        _ => Class::Other,
+    }
+}
+
+/// Length of the run of `class` at the start of `text`, of at most `limit` characters.
+fn run(text: &str, class: Class, limit: usize) -> usize {
+    let mut length = 0;
+    for character in text.chars().take(limit) {
+        if class_of(character) != class {
+            break;
+        }
+        length += character.len_utf8();
+    }
+    length
+}
+
+/// `'s 't 're 've 'm 'll 'd` at the start of `text`.
+fn contraction(text: &str, ignore_case: bool) -> Option<usize> {
+    let body = text.strip_prefix('\'')?;
+    let mut characters = body.chars();
+    // U+017F folds to s, as it does in the expression engine.
+    let mut next = || {
+        let character = characters.next()?;
+        Some(match character {
+            '\u{17f}' if ignore_case => 's',
+            _ if ignore_case => character.to_ascii_lowercase(),
+            _ => character,
+        })
+    };
+    let first = next()?;
+    match first {
+        's' => Some(1 + body.chars().next()?.len_utf8()),
+        't' | 'm' | 'd' => Some(2),
+        'r' | 'v' => (next()? == 'e').then_some(3),
+        'l' => (next()? == 'l').then_some(3),
+        _ => None,
+    }
+}
+
+/// `\s+(?!\S)|\s+`: a run of spaces leaves its last one to the word behind it.
+fn spaces(text: &str) -> usize {
+    let length = run(text, Class::Space, usize::MAX);
+    if length == text.len() {
+        return length;
+    }
+    let last = text[..length].chars().next_back().map_or(0, char::len_utf8);
+    if length > last { length - last } else { length }
+}
+
+/// Length of the first word of a text that is not empty.
+fn gpt2_word(text: &str) -> usize {
+    if let Some(length) = contraction(text, false) {
+        return length;
+    }
+    let lead = usize::from(text.starts_with(' '));
+    match text[lead..].chars().next().map(class_of) {
+        Some(class) if class != Class::Space => lead + run(&text[lead..], class, usize::MAX),
+        _ => spaces(text),
+    }
+}
+
+fn llama3_word(text: &str, digits: usize) -> usize {
+    if let Some(length) = contraction(text, true) {
+        return length;
+    }
+    let mut characters = text.chars();
+    let Some(first) = characters.next() else { return 0 };
+    let class = class_of(first);
+    if class == Class::Letter {
+        return run(text, Class::Letter, usize::MAX);
+    }
+    if class == Class::Number {
+        return run(text, Class::Number, digits);
+    }
+    let second = characters.next().map(class_of);
+    let width = first.len_utf8();
+    if second == Some(Class::Letter) && first != '\r' && first != '\n' {
+        return width + run(&text[width..], Class::Letter, usize::MAX);
+    }
+    let lead = usize::from(first == ' ');
+    if class == Class::Other || (lead == 1 && second == Some(Class::Other)) {
+        let word = lead + run(&text[lead..], Class::Other, usize::MAX);
+        let rest = &text[word..];
+        return word + rest.len() - rest.trim_start_matches(['\r', '\n']).len();
+    }
+    let length = run(text, Class::Space, usize::MAX);
+    match text[..length].rfind(['\r', '\n']) {
+        Some(newline) => newline + 1,
+        None => spaces(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn by_expression(pattern: &str, text: &str) -> Vec<String> {
+        let regex = Regex::new(pattern).unwrap();
+        regex.find_iter(text).map(|found| found.unwrap().as_str().to_owned()).collect()
+    }
+
+    fn by_scan(text: &str, word: impl Fn(&str) -> usize) -> Vec<String> {
+        let parts = Scan(word).find_matches(text).unwrap();
+        parts.into_iter().filter(|(_, hit)| *hit).map(|((a, b), _)| text[a..b].to_owned()).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn scanning_equals_the_expression(
+            text in "([a-cA-Ztsrvemldſ'’éß你\u{301}ⅷ½٣0-9 \t\r\n\u{a0}\u{3000}.,!\u{1f600}]|'[a-zA-Z]|[ \n]{2}|\\PC){0,24}"
+        ) {
+            prop_assert_eq!(by_scan(&text, gpt2_word), by_expression(GPT2_PATTERN, &text));
+            let llama3 = |text: &str| llama3_word(text, 3);
+            prop_assert_eq!(by_scan(&text, llama3), by_expression(LLAMA3_PATTERN, &text));
+            let qwen2 = |text: &str| llama3_word(text, 1);
+            prop_assert_eq!(by_scan(&text, qwen2), by_expression(QWEN2_PATTERN, &text));
+        }
+    }
+
+    #[test]
+    fn a_pattern_that_backtracks_for_ever_is_an_error() {
+        let Step::Pattern(expression) = isolated(r"(?:a|a)*(?=b)c|(?:a+)+(?!a)$x", "t").unwrap()
+        else {
+            panic!("an unknown pattern is an expression")
+        };
+        let error = (&*expression).find_matches(&"a".repeat(60)).unwrap_err();
+        assert!(error.to_string().contains("gave up"), "{error}");
+    }
+
+    #[test]
+    fn a_million_spaces_are_one_pass() {
+        let text = format!("{}x", " ".repeat(1_000_000));
+        assert_eq!(gpt2_word(&text), 999_999);
+        assert_eq!(llama3_word(&text, 3), 999_999);
+    }
+}
