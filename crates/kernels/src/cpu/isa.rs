@@ -180,33 +180,38 @@ macro_rules! kernels {
             $($(#[$doc])* pub(crate) $name: fn($($ty),*) $(-> $ret)?,)*
         }
     };
-    (@table ($table:ident, $token:expr, $isa:literal, $features:meta, $arch:meta)
+    (@table ($module:ident, $token:expr, $isa:literal, $features:meta, $arch:meta)
         { $($(#[$doc:meta])* $name:ident = $path:path: ($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)* }) => {
+        // A module of its own is compiled by a thread of its own.
         #[$arch]
-        pub(crate) static $table: Kernels = {
-            $(
-                #[allow(unused_unsafe, reason = "the portable table needs no features")]
-                fn $name($($arg: $ty),*) $(-> $ret)? {
-                    #[$features]
-                    fn inner($($arg: $ty),*) $(-> $ret)? {
-                        $path($token, $($arg),*)
+        mod $module {
+            use super::*;
+
+            pub(super) static TABLE: Kernels = {
+                $(
+                    #[allow(unused_unsafe, reason = "the portable table needs no features")]
+                    fn $name($($arg: $ty),*) $(-> $ret)? {
+                        #[$features]
+                        fn inner($($arg: $ty),*) $(-> $ret)? {
+                            $path($token, $($arg),*)
+                        }
+                        // SAFETY: `available` hands out a table only after it has seen every
+                        // feature that the table names.
+                        unsafe { inner($($arg),*) }
                     }
-                    // SAFETY: `available` hands out a table only after it has seen every feature
-                    // that the table names.
-                    unsafe { inner($($arg),*) }
-                }
-            )*
-            Kernels { isa: $isa, $($name,)* }
-        };
+                )*
+                Kernels { isa: $isa, $($name,)* }
+            };
+        }
     };
 }
 
 kernels! {
     isas: [
-        (SCALAR, Scalar, "scalar", inline, cfg(all()))
+        (scalar, Scalar, "scalar", inline, cfg(all()))
         (
-            AVX2,
-            super::arch::x86_64::avx2::Avx2::assume(),
+            avx2,
+            crate::cpu::arch::x86_64::avx2::Avx2::assume(),
             "avx2",
             target_feature(enable = "avx2,fma,f16c"),
             cfg(target_arch = "x86_64")
@@ -214,7 +219,7 @@ kernels! {
     ],
     kernels: {
         /// Multiply-adds in registers, and how many: see [`super::measure`].
-        multiply_adds = super::measure::multiply_adds: (turns: usize) -> usize;
+        multiply_adds = crate::cpu::measure::multiply_adds: (turns: usize) -> usize;
         /// The weights of whole blocks as `f32`.
         dequantize = ops::panel::dequantize: (format: Format, bytes: &[u8], out: &mut [f32]);
         /// Rows of activations as signed bytes with a scale for each 32.
@@ -341,9 +346,9 @@ fn available() -> Vec<&'static Kernels> {
         && is_x86_feature_detected!("fma")
         && is_x86_feature_detected!("f16c")
     {
-        tables.push(&AVX2);
+        tables.push(&avx2::TABLE);
     }
-    tables.push(&SCALAR);
+    tables.push(&scalar::TABLE);
     tables
 }
 

@@ -248,7 +248,7 @@ impl<B: Backend> Loader<'_, B> {
 
     /// The tensor's values in a buffer, rounded to the activations' type.
     fn upload(&self, tensor: &Tensor, name: &str) -> Result<B::Buf, LoadError> {
-        let mut values = tensor.to_f32()?;
+        let mut values = tensor.to_f32();
         for value in &mut values {
             *value = self.options.dtype.round(*value);
         }
