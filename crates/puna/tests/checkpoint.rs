@@ -45,7 +45,7 @@ fn assert_values(checkpoint: &Checkpoint, expected: &Value) {
             .iter()
             .map(|x| x.as_f64().expect("a number") as f32)
             .collect();
-        assert_eq!(tensor.to_f32().expect(name), values, "{name}");
+        assert_eq!(tensor.to_f32(), values, "{name}");
         assert_eq!(tensor.len(), values.len());
     }
 }
@@ -108,7 +108,7 @@ fn models_of_transformers_open() {
         );
         let norm = checkpoint.tensor("model.norm.weight").expect("is there");
         assert_eq!((norm.format, norm.shape.as_slice()), (Format::F32, &[32][..]));
-        assert!(norm.to_f32().expect("plain").iter().all(|x| x.is_finite()));
+        assert!(norm.to_f32().iter().all(|x| x.is_finite()));
     }
 }
 

@@ -25,6 +25,9 @@ pub(crate) trait Isa: Copy {
     type Bytes: Copy;
     /// Values in a vector.
     const LANES: usize;
+    /// Whether the sums of four rows fit in registers beside what they are made of; else dots of
+    /// few rows take one row at a time, and less code.
+    const FOUR_ROWS: bool;
 
     /// All lanes `value`.
     fn splat(self, value: f32) -> Self::F32;

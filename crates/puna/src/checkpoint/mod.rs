@@ -151,7 +151,7 @@ impl Checkpoint {
         };
         let name = "rope_freqs.weight";
         let rope_factors = match file.tensors.get(name) {
-            Some(stored) => Some(stored.to_weight(name)?.to_f32()?),
+            Some(stored) => Some(stored.to_weight(name)?.to_f32()),
             None => None,
         };
         let tensors = checked(path, Naming::Gguf, file.tensors, &config)?;
@@ -320,7 +320,7 @@ fn read_config(folder: &Path) -> Result<LlamaConfig, CheckpointError> {
         let field = error.field().to_owned();
         CheckpointError::new(&path, field, Fault::Config(error))
     })?;
-    if let Some(name) = config.architectures.iter().find(|name| !name.starts_with("Llama")) {
+    if let Some(name) = config.architectures.iter().find(|name| !is_llama(name)) {
         return Err(CheckpointError::new(&path, "architectures", Fault::NotALlama(name.clone())));
     }
     if let Some(quantization) = &config.quantization_config {
@@ -341,4 +341,9 @@ fn read_generation_config(folder: &Path) -> Result<Option<GenerationConfig>, Che
         let field = error.field().to_owned();
         CheckpointError::new(&path, field, Fault::Config(error))
     })
+}
+
+/// Whether a class is one of LLaMA's; the first conversions of 2023 spelt it `LLaMAForCausalLM`.
+fn is_llama(class: &str) -> bool {
+    class.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("llama"))
 }

@@ -15,6 +15,7 @@ mod load;
 mod mlp;
 mod norm;
 mod padded;
+mod pow;
 pub mod rope;
 mod workspace;
 

@@ -138,7 +138,7 @@ fn safetensors_cases() -> Vec<Case> {
         case("safetensors: header of 2^64 bytes", lying_length, "header length", |f| {
             matches!(f, Fault::TooLarge { limit: 100_000_000, .. })
         }),
-        case("safetensors: header is no JSON", safetensors("{\"a\"", 0), "header", |f| {
+        case("safetensors: header is no JSON", safetensors("{\"zebra\"", 0), "zebra", |f| {
             matches!(f, Fault::Malformed(_))
         }),
         case("safetensors: header is a list", safetensors("[]", 0), "header", |f| {
@@ -377,7 +377,7 @@ fn gguf_cases() -> Vec<Case> {
     };
     let deep: Vec<u8> = array(ARRAY, 1, &[]).repeat(100_000);
     let long_text = [&(1_u64 << 60).to_le_bytes()[..], b"abc"].concat();
-    let mut cut = case("gguf: cut in the metadata", good(), "llama.embedding_length", truncated);
+    let mut cut = case("gguf: cut in the metadata", good(), "metadata key", truncated);
     cut.files[0].1.truncate(110);
     vec![
         cut,
@@ -838,7 +838,7 @@ fn the_unspoilt_files_open() {
         let checkpoint = Checkpoint::open(folder.path()).expect(file);
         assert_eq!(checkpoint.names().len(), TENSORS.len(), "{file}");
         for name in checkpoint.names() {
-            let values = checkpoint.tensor(name).expect(name).to_f32().expect(name);
+            let values = checkpoint.tensor(name).expect(name).to_f32();
             assert!(values.iter().all(|x| *x == 0.0), "{file}: {name}");
         }
     }

@@ -37,6 +37,7 @@ impl Isa for Scalar {
     type F32 = [f32; LANES];
     type Bytes = [u8; 32];
     const LANES: usize = LANES;
+    const FOUR_ROWS: bool = false;
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F32 {

@@ -74,6 +74,13 @@ pub(crate) fn rows<I: Isa>(isa: I, weights: RowBytes<'_>, x: &[f32], y: &mut [&m
 
 #[inline(always)]
 fn by_count<I: Isa, B: FloatBlock>(isa: I, weights: RowBytes<'_>, x: &[f32], y: &mut [&mut [f32]]) {
+    if !I::FOUR_ROWS {
+        let cols = x.len() / y.len();
+        for m in 0..y.len() {
+            rows_of::<I, B, 1>(isa, weights, &x[m * cols..][..cols], &mut y[m..=m]);
+        }
+        return;
+    }
     match y.len() {
         1 => rows_of::<I, B, 1>(isa, weights, x, y),
         2 => rows_of::<I, B, 2>(isa, weights, x, y),

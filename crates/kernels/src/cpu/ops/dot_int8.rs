@@ -120,6 +120,12 @@ fn by_count<I: Isa, B: Int8Block>(
     first: usize,
     y: &mut [&mut [f32]],
 ) {
+    if !I::FOUR_ROWS {
+        for m in 0..y.len() {
+            rows_of::<I, B, 1>(isa, weights, x, first + m, &mut y[m..=m]);
+        }
+        return;
+    }
     match y.len() {
         1 => rows_of::<I, B, 1>(isa, weights, x, first, y),
         2 => rows_of::<I, B, 2>(isa, weights, x, first, y),

@@ -24,6 +24,7 @@ impl Isa for Avx2 {
     type F32 = __m256;
     type Bytes = __m256i;
     const LANES: usize = LANES;
+    const FOUR_ROWS: bool = true;
 
     #[inline(always)]
     fn splat(self, value: f32) -> __m256 {
