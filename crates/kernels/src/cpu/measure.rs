@@ -131,7 +131,8 @@ mod tests {
     #[test]
     fn limits_are_those_of_a_machine() {
         for name in isa::names() {
-            let options = CpuOptions { threads: 2, isa: Some(name.to_owned()) };
+            let options =
+                CpuOptions { threads: 2, isa: Some(name.to_owned()), ..CpuOptions::default() };
             let limits = Cpu::new(&options).unwrap().measure_limits().unwrap();
             // From a slow board under load to a socket of the next decade.
             assert!((1e8..1e13).contains(&limits.read_bytes_per_second), "{name} {limits:?}");
@@ -142,7 +143,12 @@ mod tests {
     #[test]
     fn the_count_is_the_work() {
         for name in isa::names() {
-            let cpu = Cpu::new(&CpuOptions { threads: 1, isa: Some(name.to_owned()) }).unwrap();
+            let cpu = Cpu::new(&CpuOptions {
+                threads: 1,
+                isa: Some(name.to_owned()),
+                ..CpuOptions::default()
+            })
+            .unwrap();
             let one = (cpu.kernels.multiply_adds)(1);
             assert!(one > 0 && one.is_multiple_of(CHAINS));
             assert_eq!((cpu.kernels.multiply_adds)(7), 7 * one);
