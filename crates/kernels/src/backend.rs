@@ -191,19 +191,20 @@ pub enum Activation {
     Laplace,
 }
 
-/// One AdamW step (Loshchilov and Hutter, 2019; the order of operations is PyTorch's).
+/// One AdamW step (Loshchilov and Hutter, 2019; the order of operations is PyTorch's, which keeps
+/// these numbers as `f64`: `1 - beta2` of an `f32` would be off by 1e-5).
 #[derive(Clone, Copy, Debug)]
 pub struct AdamW {
     /// Learning rate.
-    pub lr: f32,
+    pub lr: f64,
     /// Decay of the first moment.
-    pub beta1: f32,
+    pub beta1: f64,
     /// Decay of the second moment.
-    pub beta2: f32,
+    pub beta2: f64,
     /// Added to the root of the second moment.
-    pub eps: f32,
+    pub eps: f64,
     /// Decoupled weight decay.
-    pub weight_decay: f32,
+    pub weight_decay: f64,
     /// 1 for the first step.
     pub step: u32,
 }
@@ -258,8 +259,9 @@ pub trait Backend: Debug + Send + Sync + 'static {
 
     // --- rows ---
 
-    /// `y[r] = table[ids[r]]`; table `(vocab_size, hidden_size)`, y `(ids, hidden_size)`.
-    fn embed(&self, table: &Self::Weight, ids: &[u32], y: &mut Self::Buf);
+    /// `y[r] = table[ids[r]]`, rounded to `dtype`; table `(vocab_size, hidden_size)`, y
+    /// `(ids, hidden_size)`.
+    fn embed(&self, table: &Self::Weight, ids: &[u32], dtype: Dtype, y: &mut Self::Buf);
     /// `dtable[ids[r]] += dy[r]`.
     fn embed_backward(&self, ids: &[u32], width: usize, dy: &Self::Buf, dtable: &mut Self::Buf);
     /// `y[i] = x[indices[i]]`, rows of `width`.

@@ -2,5 +2,6 @@
 
 pub mod checkpoint;
 pub mod config;
+pub mod generate;
 pub mod model;
 pub mod tokenizer;

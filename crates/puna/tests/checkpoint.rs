@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 fn test_data(name: &str) -> Option<PathBuf> {
     let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data");
-    let root = std::env::var_os("PUNA_TEST_DATA").map_or_else(|| PathBuf::from(beside), PathBuf::from);
+    let root =
+        std::env::var_os("PUNA_TEST_DATA").map_or_else(|| PathBuf::from(beside), PathBuf::from);
     let path = root.join(name);
     if !path.exists() {
         println!("skipped: {} is absent", path.display());
@@ -44,7 +45,7 @@ fn assert_values(checkpoint: &Checkpoint, expected: &Value) {
             .iter()
             .map(|x| x.as_f64().expect("a number") as f32)
             .collect();
-        assert_eq!(tensor.to_f32().expect(name), values, "{name}");
+        assert_eq!(tensor.to_f32(), values, "{name}");
         assert_eq!(tensor.len(), values.len());
     }
 }
@@ -94,17 +95,20 @@ fn torch_shards_are_joined() {
 
 #[test]
 fn models_of_transformers_open() {
-    for (name, tensors) in [("mha", 21), ("gqa", 21), ("gqa_llama3rope", 21), ("head_seqcls_3", 21)] {
+    for (name, tensors) in [("mha", 21), ("gqa", 21), ("gqa_llama3rope", 21), ("head_seqcls_3", 21)]
+    {
         let Some(path) = test_data(&format!("models/{name}")) else { return };
         let checkpoint = Checkpoint::open(&path).expect(name);
         assert_eq!(checkpoint.kind(), SourceKind::Safetensors);
         assert_eq!(checkpoint.names().len(), tensors, "{name}");
         assert!(checkpoint.config().warnings().is_empty());
         assert_eq!(checkpoint.generation_config().is_some(), name != "head_seqcls_3");
-        assert!(matches!(checkpoint.tokenizer(), TokenizerSource::Folder(folder) if *folder == path));
+        assert!(
+            matches!(checkpoint.tokenizer(), TokenizerSource::Folder(folder) if *folder == path)
+        );
         let norm = checkpoint.tensor("model.norm.weight").expect("is there");
         assert_eq!((norm.format, norm.shape.as_slice()), (Format::F32, &[32][..]));
-        assert!(norm.to_f32().expect("plain").iter().all(|x| x.is_finite()));
+        assert!(norm.to_f32().iter().all(|x| x.is_finite()));
     }
 }
 
@@ -141,8 +145,14 @@ fn a_gguf_file_reads_as_in_the_reference() {
     let checkpoint = Checkpoint::open(&path).expect("opens");
     let config = checkpoint.config();
     assert_eq!(checkpoint.rope_layout(), RopeLayout::Interleaved);
-    assert_eq!((config.hidden_size, config.intermediate_size, config.num_hidden_layers), (576, 1536, 30));
-    assert_eq!((config.num_attention_heads, config.num_key_value_heads, config.head_dim), (9, 3, 64));
+    assert_eq!(
+        (config.hidden_size, config.intermediate_size, config.num_hidden_layers),
+        (576, 1536, 30)
+    );
+    assert_eq!(
+        (config.num_attention_heads, config.num_key_value_heads, config.head_dim),
+        (9, 3, 64)
+    );
     assert_eq!((config.vocab_size, config.max_position_embeddings), (49152, 8192));
     assert_eq!((config.rms_norm_eps, config.rope_parameters.theta()), (1e-5, 100_000.0));
     assert!(config.tie_word_embeddings && !config.attention_bias);
@@ -160,7 +170,11 @@ fn a_gguf_file_reads_as_in_the_reference() {
     assert_gguf_tensors(&checkpoint, &path, dump["tensors"].as_object().expect("an object"));
 }
 
-fn assert_gguf_tensors(checkpoint: &Checkpoint, path: &Path, tensors: &serde_json::Map<String, Value>) {
+fn assert_gguf_tensors(
+    checkpoint: &Checkpoint,
+    path: &Path,
+    tensors: &serde_json::Map<String, Value>,
+) {
     use puna::checkpoint::names::{Naming, TensorName};
     let file = fs::read(path).expect("readable");
     assert_eq!(checkpoint.names().len(), tensors.len());

@@ -215,7 +215,9 @@ fn outcome(tokenizer: &Tokenizer, name: &str, case: &Value) -> Option<Value> {
     let flagged = || with_flags(tokenizer, &args[0]);
     let plain =
         |text: &Value| tokenizer.encode(text.as_str().unwrap(), EncodeOptions::PLAIN).unwrap();
-    let second = args.get(2).filter(|value| value.is_array()).map(ids);
+    let is_ids =
+        |value: &&Value| value.as_array().is_some_and(|list| list.iter().all(Value::is_u64));
+    let second = args.get(2).filter(is_ids).map(ids);
     Some(match name {
         "build_inputs_with_special_tokens" => match flagged() {
             Tokenizer::Slow(slow) => {
@@ -313,9 +315,7 @@ fn added_token(tokenizer: &Tokenizer, args: &[Value]) -> Value {
     let special = args[2].as_bool().unwrap();
     let mut flags = args[1].clone();
     flags["content"] = args[0].clone();
-    // The flags are those of an AddedToken object, whose own defaults do not depend on `special`.
-    let token = AddedToken::from_json(&flags, false).unwrap();
-    let token = AddedToken { special, ..token };
+    let token = AddedToken::from_json(&flags, special).unwrap();
     let added = match &mut tokenizer {
         Tokenizer::Slow(slow) => slow.add_tokens(&[token]),
         Tokenizer::Fast(fast) => fast.add_tokens(&[token]).unwrap(),

@@ -21,8 +21,9 @@ pub struct CpuBuf {
 impl CpuBuf {
     /// `len` zeros. Untouched pages cost nothing until they are written.
     pub(crate) fn zeros(len: usize, what: &str) -> Result<Self, OutOfMemory> {
-        let lines = bytemuck::allocation::try_zeroed_vec(len.div_ceil(16))
-            .map_err(|()| OutOfMemory { what: what.to_owned(), bytes: len as u64 * 4 })?;
+        let lines = bytemuck::allocation::try_zeroed_vec(len.div_ceil(16)).map_err(|()| {
+            OutOfMemory { what: what.to_owned(), bytes: (len as u64).saturating_mul(4) }
+        })?;
         Ok(Self { lines, len })
     }
 }

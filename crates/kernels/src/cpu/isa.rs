@@ -5,26 +5,40 @@
 //! instantiates the whole list inside functions compiled for each instruction set. [`detect`]
 //! picks a table once, at start.
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 
 use super::arch::scalar::Scalar;
-use super::ops;
+use super::ops::activations::Int8Rows;
+use super::ops::attention::tile::{Pass, Tile};
+use super::ops::panel::Start;
+use super::ops::{self, attention};
+use super::weight::RowBytes;
+use crate::{Activation, Dtype, Format};
 
 /// Vector primitives. A value of an `Isa` type is proof that the processor has its features.
 pub(crate) trait Isa: Copy {
     /// A vector of [`Isa::LANES`] values.
     type F32: Copy;
+    /// Thirty-two bytes, signed or not: one group of quantised weights or activations.
+    type Bytes: Copy;
     /// Values in a vector.
     const LANES: usize;
+    /// Whether the sums of four rows fit in registers beside what they are made of; else dots of
+    /// few rows take one row at a time, and less code.
+    const FOUR_ROWS: bool;
 
     /// All lanes `value`.
     fn splat(self, value: f32) -> Self::F32;
     /// The first `LANES` values of `src`; panics where it is shorter.
     fn load(self, src: &[f32]) -> Self::F32;
-    /// Likewise, widened.
-    fn load_f16(self, src: &[f16]) -> Self::F32;
-    /// Likewise, widened.
-    fn load_bf16(self, src: &[bf16]) -> Self::F32;
+    /// The first `4 * LANES` bytes of `src`, at any address, as little-endian `f32`.
+    fn load_f32_bytes(self, src: &[u8]) -> Self::F32;
+    /// The first `2 * LANES` bytes, at any address, as little-endian `f16`, widened.
+    fn load_f16_bytes(self, src: &[u8]) -> Self::F32;
+    /// Likewise, as `bf16`.
+    fn load_bf16_bytes(self, src: &[u8]) -> Self::F32;
     /// Writes to the first `LANES` values of `dst`; panics where it is shorter.
     fn store(self, v: Self::F32, dst: &mut [f32]);
     /// `a + b`.
@@ -41,6 +55,14 @@ pub(crate) trait Isa: Copy {
     fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// The smaller; `b` where either is NaN.
     fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// Square root, rounded once.
+    fn sqrt(self, v: Self::F32) -> Self::F32;
+    /// `x` in the lanes where `a > b`, else `y`.
+    fn select_gt(self, a: Self::F32, b: Self::F32, x: Self::F32, y: Self::F32) -> Self::F32;
+    /// Rounded to the nearest value that an `f16` holds, ties to even.
+    fn round_f16(self, v: Self::F32) -> Self::F32;
+    /// Rounded to the nearest value that a `bf16` holds, ties to even.
+    fn round_bf16(self, v: Self::F32) -> Self::F32;
     /// Nearest integer, ties to even.
     fn round(self, v: Self::F32) -> Self::F32;
     /// `2^n` for integral `n` in `-126..=127`.
@@ -49,30 +71,96 @@ pub(crate) trait Isa: Copy {
     fn reduce_sum(self, v: Self::F32) -> f32;
     /// Largest lane.
     fn reduce_max(self, v: Self::F32) -> f32;
+    /// Sums of the lanes of four vectors; the order is fixed, but may differ from
+    /// [`Isa::reduce_sum`]'s.
+    #[inline(always)]
+    fn reduce_sum4(self, v: [Self::F32; 4]) -> [f32; 4] {
+        [self.reduce_sum(v[0]), self.reduce_sum(v[1]), self.reduce_sum(v[2]), self.reduce_sum(v[3])]
+    }
+
+    /// Rounded to what `dtype` holds.
+    #[inline(always)]
+    fn round_to(self, dtype: Dtype, v: Self::F32) -> Self::F32 {
+        match dtype {
+            Dtype::F32 => v,
+            Dtype::F16 => self.round_f16(v),
+            Dtype::Bf16 => self.round_bf16(v),
+        }
+    }
+
+    /// Value of the binary16 whose bits are `bits`.
+    fn f16(self, bits: u16) -> f32;
+    /// The lower half of the lanes `low`, the upper half `high`.
+    fn splat_halves(self, low: f32, high: f32) -> Self::F32;
+
+    /// Rows to columns, where there are eight lanes.
+    fn transpose(self, rows: [Self::F32; 8]) -> [Self::F32; 8];
+
+    /// All bytes `value`.
+    fn splat_byte(self, value: u8) -> Self::Bytes;
+    /// Thirty-two bytes.
+    fn load_bytes(self, src: &[u8; 32]) -> Self::Bytes;
+    /// The low halves of sixteen bytes, then their high halves: numbers below 16.
+    fn load_nibbles(self, src: &[u8; 16]) -> Self::Bytes;
+    /// Byte `i` is 255 where bit `i` is set, else 0.
+    fn expand_bits(self, bits: u32) -> Self::Bytes;
+    /// Bits that are set in both.
+    fn and(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// Bits that are set in either.
+    fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// Each byte moved `N` bits down, zeros following.
+    fn shift_down<const N: i32>(self, v: Self::Bytes) -> Self::Bytes;
+    /// Each byte, which must stay below 256, moved `N` bits up.
+    fn shift_up<const N: i32>(self, v: Self::Bytes) -> Self::Bytes;
+    /// 255 where the bytes are equal, else 0.
+    fn equal(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// `table[v]` for bytes below 16.
+    fn look_up(self, table: &[i8; 16], v: Self::Bytes) -> Self::Bytes;
+    /// Thirty-two integral values in `-127..=127` as signed bytes.
+    fn narrow(self, src: &[f32; 32], dst: &mut [u8; 32]);
+    /// `Σ u s` of unsigned and signed bytes in `LANES` partial sums, exact where `u <= 127`; the
+    /// lower half of the lanes sums the first sixteen products, the upper half the others.
+    fn dot_unsigned(self, u: Self::Bytes, s: Self::Bytes) -> Self::F32;
+    /// Likewise of signed bytes `a` and signed bytes `b` in `-127..=127`.
+    fn dot_signed(self, a: Self::Bytes, b: Self::Bytes) -> Self::F32;
 
     /// `e^x` within 2 ulp; 0 below -104, infinity above 88.8, NaN for NaN.
-    ///
-    /// `x = n ln 2 + r`, `|r| <= ln 2 / 2`, a polynomial in `r`, then `2^n` in two factors so
-    /// that neither leaves the exponent's range.
     #[inline(always)]
     fn exp(self, x: Self::F32) -> Self::F32 {
-        const LN2_HI: f32 = 0.693_359_4;
-        const LN2_LO: f32 = -2.121_944_4e-4;
-        // Minimax coefficients of e^r - 1 - r over the reduced range, from r^7 down to r^2.
-        const POLY: [f32; 6] =
-            [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_65, 0.5];
         let x = self.max(self.splat(-105.0), self.min(self.splat(89.0), x));
-        let n = self.round(self.mul(x, self.splat(std::f32::consts::LOG2_E)));
-        let r = self.fma(n, self.splat(-LN2_HI), x);
-        let r = self.fma(n, self.splat(-LN2_LO), r);
-        let mut p = self.splat(POLY[0]);
-        for c in &POLY[1..] {
-            p = self.fma(p, r, self.splat(*c));
-        }
-        let y = self.add(self.fma(p, self.mul(r, r), r), self.splat(1.0));
+        let (n, p) = exp_parts(self, x);
+        let y = self.add(p, self.splat(1.0));
         let half = self.round(self.mul(n, self.splat(0.5)));
         self.mul(self.mul(y, self.exp2_int(half)), self.exp2_int(self.sub(n, half)))
     }
+
+    /// `e^x - 1` for `-80 <= x <= 80`, without loss near 0: within 4 ulp. Outside it is clamped
+    /// to the value at the border.
+    #[inline(always)]
+    fn exp_m1(self, x: Self::F32) -> Self::F32 {
+        let x = self.max(self.splat(-80.0), self.min(self.splat(80.0), x));
+        let (n, p) = exp_parts(self, x);
+        let power = self.exp2_int(n);
+        self.fma(power, p, self.sub(power, self.splat(1.0)))
+    }
+}
+
+/// `n` and `e^r - 1` of `x = n ln 2 + r`, `|r| <= ln 2 / 2`.
+#[inline(always)]
+fn exp_parts<I: Isa>(isa: I, x: I::F32) -> (I::F32, I::F32) {
+    const LN2_HI: f32 = 0.693_359_4;
+    const LN2_LO: f32 = -2.121_944_4e-4;
+    // Minimax coefficients of (e^r - 1 - r) / r² over the reduced range, from r^5 down to 1.
+    const POLY: [f32; 6] =
+        [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_65, 0.5];
+    let n = isa.round(isa.mul(x, isa.splat(std::f32::consts::LOG2_E)));
+    let r = isa.fma(n, isa.splat(-LN2_HI), x);
+    let r = isa.fma(n, isa.splat(-LN2_LO), r);
+    let mut p = isa.splat(POLY[0]);
+    for c in &POLY[1..] {
+        p = isa.fma(p, r, isa.splat(*c));
+    }
+    (n, isa.fma(p, isa.mul(r, r), r))
 }
 
 /// Declares [`Kernels`] and one static table per instruction set.
@@ -83,7 +171,7 @@ macro_rules! kernels {
         kernels!(@declare $list);
         $(kernels!(@table $isa $list);)*
     };
-    (@declare { $($(#[$doc:meta])* $name:ident = $path:path: ($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)* }) => {
+    (@declare { $($(#[$doc:meta])* $name:ident = $path:path: ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)?;)* }) => {
         /// The kernels of one instruction set.
         #[derive(Debug)]
         pub(crate) struct Kernels {
@@ -92,41 +180,161 @@ macro_rules! kernels {
             $($(#[$doc])* pub(crate) $name: fn($($ty),*) $(-> $ret)?,)*
         }
     };
-    (@table ($table:ident, $token:expr, $isa:literal, $features:meta, $arch:meta)
+    (@table ($module:ident, $token:expr, $isa:literal, $features:meta, $arch:meta)
         { $($(#[$doc:meta])* $name:ident = $path:path: ($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)* }) => {
+        // A module of its own is compiled by a thread of its own.
         #[$arch]
-        pub(crate) static $table: Kernels = {
-            $(
-                #[allow(unused_unsafe, reason = "the portable table needs no features")]
-                fn $name($($arg: $ty),*) $(-> $ret)? {
-                    #[$features]
-                    fn inner($($arg: $ty),*) $(-> $ret)? {
-                        $path($token, $($arg),*)
+        mod $module {
+            use super::*;
+
+            pub(super) static TABLE: Kernels = {
+                $(
+                    #[allow(unused_unsafe, reason = "the portable table needs no features")]
+                    fn $name($($arg: $ty),*) $(-> $ret)? {
+                        #[$features]
+                        fn inner($($arg: $ty),*) $(-> $ret)? {
+                            $path($token, $($arg),*)
+                        }
+                        // SAFETY: `available` hands out a table only after it has seen every
+                        // feature that the table names.
+                        unsafe { inner($($arg),*) }
                     }
-                    // SAFETY: `available` hands out a table only after it has seen every feature
-                    // that the table names.
-                    unsafe { inner($($arg),*) }
-                }
-            )*
-            Kernels { isa: $isa, $($name,)* }
-        };
+                )*
+                Kernels { isa: $isa, $($name,)* }
+            };
+        }
     };
 }
 
 kernels! {
     isas: [
-        (SCALAR, Scalar, "scalar", inline, cfg(all()))
+        (scalar, Scalar, "scalar", inline, cfg(all()))
         (
-            AVX2,
-            super::arch::x86_64::avx2::Avx2::assume(),
+            avx2,
+            crate::cpu::arch::x86_64::avx2::Avx2::assume(),
             "avx2",
             target_feature(enable = "avx2,fma,f16c"),
             cfg(target_arch = "x86_64")
         )
     ],
     kernels: {
-        /// `Σ a b`.
-        dot_f32 = ops::vector::dot: (a: &[f32], b: &[f32]) -> f32;
+        /// Multiply-adds in registers, and how many: see [`super::measure`].
+        multiply_adds = crate::cpu::measure::multiply_adds: (turns: usize) -> usize;
+        /// The weights of whole blocks as `f32`.
+        dequantize = ops::panel::dequantize: (format: Format, bytes: &[u8], out: &mut [f32]);
+        /// Rows of activations as signed bytes with a scale for each 32.
+        quantize_rows = ops::activations::quantize: (x: &[f32], cols: usize, out: &mut Int8Rows);
+        /// A few rows of int8 activations against rows of quantised weights.
+        dot_int8 = ops::dot_int8::rows: (
+            weights: RowBytes<'_>, x: &Int8Rows, first: usize, y: &mut [&mut [f32]]
+        );
+        /// A few rows of activations against rows of `f32`, `f16` or `bf16` weights.
+        dot_float = ops::dot_float::rows: (
+            weights: RowBytes<'_>, x: &[f32], y: &mut [&mut [f32]]
+        );
+        /// Sixteen rows, a stride apart, as a panel.
+        pack_panel = ops::panel::pack: (rows: &[f32], stride: usize, panel: &mut [f32]);
+        /// Adds a strip of packed rows times packed panels to its tile of a product.
+        multiply = ops::panel::multiply: (
+            a: &[f32], panels: &[f32], start: Start, c: &mut [&mut [f32]]
+        );
+        /// One row of a norm: x, weight, eps, y.
+        rms_norm = ops::rms_norm::row:
+            (x: &[f32], weight: &[f32], eps: f32, dtype: Dtype, y: &mut [f32]);
+        /// `1 / sqrt(mean(x²) + eps)`.
+        rms_factor = ops::rms_norm::factor: (x: &[f32], eps: f32) -> f32;
+        /// One row of dx of a norm.
+        rms_norm_backward = ops::rms_norm::row_backward:
+            (x: &[f32], weight: &[f32], eps: f32, dy: &[f32], dx: &mut [f32]);
+        /// A strip of columns of dweight of a norm, over all rows.
+        rms_norm_backward_weight = ops::rms_norm::strip_backward_weight:
+            (x_dy: (&[f32], &[f32]), width: usize, at: usize, factors: &[f32], dw: &mut [f32]);
+        /// The heads of one row, rotated in place; angles are cosines and sines.
+        rope = ops::rope::row: (
+            x: &mut [f32],
+            head_dim: usize,
+            angles: (&[f32], &[f32]),
+            rotation: ops::rope::Rotation
+        );
+        /// Ranges of keys into the states of a tile of queries.
+        attend_f32 = attention::tile::attend: (
+            tile: &Tile<'_, f32>,
+            ranges: Range<usize>,
+            pass: Pass,
+            states: &mut [f32],
+            scratch: &mut [f32]
+        );
+        /// Likewise.
+        attend_f16 = attention::tile::attend: (
+            tile: &Tile<'_, f16>,
+            ranges: Range<usize>,
+            pass: Pass,
+            states: &mut [f32],
+            scratch: &mut [f32]
+        );
+        /// Likewise.
+        attend_bf16 = attention::tile::attend: (
+            tile: &Tile<'_, bf16>,
+            ranges: Range<usize>,
+            pass: Pass,
+            states: &mut [f32],
+            scratch: &mut [f32]
+        );
+        /// The states of later keys into those of earlier ones.
+        attention_merge = attention::tile::merge:
+            (pass: Pass, head_dim: usize, later: &[f32], states: &mut [f32]);
+        /// States into output values.
+        attention_finish = attention::tile::finish:
+            (pass: Pass, head_dim: usize, dtype: Dtype, states: &mut [f32]);
+        /// Probabilities of one query.
+        probabilities_f32 = attention::tile::probabilities:
+            (tile: &Tile<'_, f32>, probs: &mut [f32], scratch: &mut [f32]);
+        /// Likewise.
+        probabilities_f16 = attention::tile::probabilities:
+            (tile: &Tile<'_, f16>, probs: &mut [f32], scratch: &mut [f32]);
+        /// Likewise.
+        probabilities_bf16 = attention::tile::probabilities:
+            (tile: &Tile<'_, bf16>, probs: &mut [f32], scratch: &mut [f32]);
+        /// Gradients of one tile of queries and of the keys that it sees.
+        attention_backward = attention::tile_backward: (
+            tile: &Tile<'_, f32>,
+            incoming: attention::Incoming<'_>,
+            dq: &mut [f32],
+            dkv: (&mut [f32], &mut [f32]),
+            scratch: &mut [f32]
+        );
+        /// `y = act(gate) * up`.
+        act_mul = ops::act_mul::slice:
+            (activation: Activation, gate: &[f32], up: &[f32], dtype: Dtype, y: &mut [f32]);
+        /// Its gradients: dgate and dup.
+        act_mul_backward = ops::act_mul::slice_backward: (
+            activation: Activation,
+            gate: &[f32],
+            up: &[f32],
+            dy: &[f32],
+            grads: (&mut [f32], &mut [f32])
+        );
+        /// `sums += Σ_r x[r][at..]`.
+        sum_rows = ops::bias::sum_rows: (x: &[f32], width: usize, at: usize, sums: &mut [f32]);
+        /// `y += scale * x`.
+        add_scaled = ops::elementwise::add_scaled_slice:
+            (y: &mut [f32], x: &[f32], scale: f32, dtype: Dtype);
+        /// `y *= scale`.
+        scale = ops::elementwise::scale_slice: (y: &mut [f32], scale: f32);
+        /// `log Σ exp(x)`.
+        log_sum_exp = ops::cross_entropy::log_sum_exp: (x: &[f32]) -> f32;
+        /// `dx += weight softmax(x)`.
+        softmax_add = ops::cross_entropy::softmax_add: (x: &[f32], weight: f32, dx: &mut [f32]);
+        /// `Σ x²` in `f64`.
+        sum_squares = ops::sum_squares::chunk: (x: &[f32]) -> f64;
+        /// One slice of an AdamW step: parameters, gradients, moments.
+        adamw = ops::adamw::slice: (
+            params: &mut [f32],
+            grads: &[f32],
+            first: &mut [f32],
+            second: &mut [f32],
+            factors: &ops::adamw::Factors
+        );
     }
 }
 
@@ -138,9 +346,9 @@ fn available() -> Vec<&'static Kernels> {
         && is_x86_feature_detected!("fma")
         && is_x86_feature_detected!("f16c")
     {
-        tables.push(&AVX2);
+        tables.push(&avx2::TABLE);
     }
-    tables.push(&SCALAR);
+    tables.push(&scalar::TABLE);
     tables
 }
 
@@ -170,4 +378,61 @@ pub(crate) fn detect(isa: Option<&str>) -> Result<&'static Kernels, UnknownIsa> 
 /// Names of the instruction sets that this processor can run, best first.
 pub fn names() -> Vec<&'static str> {
     available().iter().map(|t| t.isa).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::ops::vector::exp_sum;
+
+    /// `e^x` of each value by the instruction set's own code.
+    fn exp(isa: &str, x: &mut [f32]) {
+        #[cfg(target_arch = "x86_64")]
+        if isa == "avx2" {
+            #[target_feature(enable = "avx2,fma,f16c")]
+            fn inner(x: &mut [f32]) {
+                exp_sum(crate::cpu::arch::x86_64::avx2::Avx2::assume(), x, 0.0);
+            }
+            // SAFETY: the name came from `names`, which saw the features.
+            unsafe { inner(x) };
+            return;
+        }
+        assert_eq!(isa, "scalar", "an instruction set without a case");
+        exp_sum(Scalar, x, 0.0);
+    }
+
+    /// Every 6101st `f32` between -104 and 88.7: some 360 thousand values.
+    #[test]
+    fn exp_is_within_two_ulp() {
+        for isa in names() {
+            let mut worst = (0.0, 0.0);
+            let negative = (1u32 << 31..(-104.0f32).to_bits()).step_by(6101);
+            let bits: Vec<u32> = (0..88.7f32.to_bits()).step_by(6101).chain(negative).collect();
+            for bits in bits.chunks(4096) {
+                let x: Vec<f32> = bits.iter().map(|b| f32::from_bits(*b)).collect();
+                let mut y = x.clone();
+                exp(isa, &mut y);
+                for (x, y) in x.iter().zip(&y) {
+                    let exact = f64::from(*x).exp();
+                    let nearest = (exact as f32).max(f32::from_bits(1));
+                    let ulp = f64::from(nearest.next_up()) - f64::from(nearest);
+                    let error = (f64::from(*y) - exact).abs() / ulp;
+                    worst = if error > worst.0 { (error, *x) } else { worst };
+                }
+            }
+            assert!(worst.0 <= 2.0, "{isa}: {} ulp at {}", worst.0, worst.1);
+        }
+    }
+
+    #[test]
+    fn exp_saturates() {
+        let x = [f32::NEG_INFINITY, f32::MIN, -104.5, 88.9, f32::MAX, f32::INFINITY, f32::NAN, 0.0];
+        for isa in names() {
+            let mut y = x;
+            exp(isa, &mut y);
+            assert_eq!(y[..3], [0.0; 3], "{isa}");
+            assert_eq!(y[3..6], [f32::INFINITY; 3], "{isa}");
+            assert!(y[6].is_nan() && y[7] == 1.0, "{isa}");
+        }
+    }
 }

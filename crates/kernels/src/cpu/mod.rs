@@ -2,13 +2,25 @@
 //! and calls the table of kernels.
 
 mod arch;
+mod backend;
 mod buf;
+mod embed;
 pub mod isa;
+mod kv_cache;
+mod linear;
+pub mod measure;
 mod ops;
 mod pool;
+mod product;
+mod rect;
+mod scratch;
+mod tiles;
+mod weight;
 
 pub use buf::CpuBuf;
 pub use isa::UnknownIsa;
+pub use kv_cache::CpuKvCache;
+pub use weight::CpuWeight;
 
 use isa::Kernels;
 use pool::Pool;
@@ -20,6 +32,10 @@ pub struct CpuOptions {
     pub threads: usize,
     /// Instruction set by name; `None` takes `PUNA_ISA`, else the best.
     pub isa: Option<String>,
+    /// Weights of every format are dequantised and multiplied in `f32`, on one path for every
+    /// number of rows: slower, for comparisons. Else a few rows of activations are rounded to
+    /// eight bits against quantised weights, an error of about 1 % of the result's size.
+    pub exact: bool,
 }
 
 /// The processor.
@@ -27,6 +43,7 @@ pub struct CpuOptions {
 pub struct Cpu {
     kernels: &'static Kernels,
     pool: Pool,
+    exact: bool,
 }
 
 impl Cpu {
@@ -37,7 +54,7 @@ impl Cpu {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             n => n,
         };
-        Ok(Self { kernels, pool: Pool::new(threads) })
+        Ok(Self { kernels, pool: Pool::new(threads), exact: options.exact })
     }
 
     /// Name of the instruction set in use.

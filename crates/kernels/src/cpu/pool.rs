@@ -119,7 +119,7 @@ impl Pool {
     ) {
         assert!(chunk_len > 0);
         let len = data.len();
-        let base = SharedPtr(data.as_mut_ptr());
+        let base = SharedPtr::new(data);
         self.run(len.div_ceil(chunk_len), |i| {
             let start = i * chunk_len;
             // SAFETY: `i < ceil(len / chunk_len)`, so `start < len`; chunks of different parts do
@@ -180,15 +180,19 @@ impl Drop for Pool {
 }
 
 /// A pointer that parts of a job may share, because they write to different places.
-struct SharedPtr<T>(*mut T);
+pub(super) struct SharedPtr<T>(*mut T);
 
-// SAFETY: see `for_each_chunk`, the only user: parts touch disjoint ranges.
+// SAFETY: see `for_each_chunk` and `for_each_rect`, the only users: parts touch disjoint ranges.
 unsafe impl<T: Send> Sync for SharedPtr<T> {}
 
 impl<T> SharedPtr<T> {
+    pub(super) fn new(data: &mut [T]) -> Self {
+        Self(data.as_mut_ptr())
+    }
+
     /// # Safety
-    /// `offset` must lie inside the allocation.
-    unsafe fn at(&self, offset: usize) -> *mut T {
+    /// `offset` must lie inside the allocation, or one past its end.
+    pub(super) unsafe fn at(&self, offset: usize) -> *mut T {
         // SAFETY: the caller's promise.
         unsafe { self.0.add(offset) }
     }

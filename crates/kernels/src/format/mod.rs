@@ -226,7 +226,7 @@ impl Format {
     }
 
     /// Hands this format's block type to `visitor`.
-    #[inline]
+    #[inline(always)]
     pub fn visit<V: BlockVisitor>(self, visitor: V) -> V::Output {
         match self {
             Self::F32 => visitor.visit::<f32::F32>(),

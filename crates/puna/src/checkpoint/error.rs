@@ -203,9 +203,6 @@ pub enum Fault {
     /// A tensor of a type that weights do not have.
     #[error("holds {0}, which is not a weight format that Puna computes with")]
     NotAWeight(&'static str),
-    /// A value that cannot be brought to `f32` here.
-    #[error("is stored as {0}, which is not read as single values")]
-    NotPlain(puna_kernels::Format),
 }
 
 /// The first names of a list.

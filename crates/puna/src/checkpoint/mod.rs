@@ -24,10 +24,11 @@ use std::sync::Arc;
 use puna_kernels::RopeLayout;
 
 pub use error::{CheckpointError, Fault};
-pub use gguf::{Array, GgufTokenizer, Metadata, Text, Value};
+pub use gguf::{Array, Metadata, Text, Value};
 pub use tensor::Tensor;
 
 use crate::config::{GenerationConfig, LlamaConfig};
+use crate::tokenizer::{GgufTokenizer, Tokenizer, TokenizerError};
 use names::{Naming, TensorName};
 use reader::read_text;
 use tensor::StoredTensor;
@@ -58,6 +59,20 @@ pub enum TokenizerSource {
     Gguf(Arc<GgufTokenizer>),
     /// A GGUF file without one.
     Absent,
+}
+
+impl TokenizerSource {
+    /// Loads the tokenizer.
+    ///
+    /// # Errors
+    /// There is none, or its files are broken.
+    pub fn load(&self) -> Result<Tokenizer, TokenizerError> {
+        match self {
+            Self::Folder(folder) => Tokenizer::from_dir(folder),
+            Self::Gguf(gguf) => Tokenizer::from_gguf(gguf),
+            Self::Absent => Err(TokenizerError::Value("the GGUF file holds no tokenizer".into())),
+        }
+    }
 }
 
 /// An opened model. Tensors stay on disk until their bytes are read.
@@ -136,7 +151,7 @@ impl Checkpoint {
         };
         let name = "rope_freqs.weight";
         let rope_factors = match file.tensors.get(name) {
-            Some(stored) => Some(stored.to_weight(name)?.to_f32()?),
+            Some(stored) => Some(stored.to_weight(name)?.to_f32()),
             None => None,
         };
         let tensors = checked(path, Naming::Gguf, file.tensors, &config)?;
@@ -305,7 +320,7 @@ fn read_config(folder: &Path) -> Result<LlamaConfig, CheckpointError> {
         let field = error.field().to_owned();
         CheckpointError::new(&path, field, Fault::Config(error))
     })?;
-    if let Some(name) = config.architectures.iter().find(|name| !name.starts_with("Llama")) {
+    if let Some(name) = config.architectures.iter().find(|name| !is_llama(name)) {
         return Err(CheckpointError::new(&path, "architectures", Fault::NotALlama(name.clone())));
     }
     if let Some(quantization) = &config.quantization_config {
@@ -326,4 +341,9 @@ fn read_generation_config(folder: &Path) -> Result<Option<GenerationConfig>, Che
         let field = error.field().to_owned();
         CheckpointError::new(&path, field, Fault::Config(error))
     })
+}
+
+/// Whether a class is one of LLaMA's; the first conversions of 2023 spelt it `LLaMAForCausalLM`.
+fn is_llama(class: &str) -> bool {
+    class.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("llama"))
 }

@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use half::{bf16, f16};
 use puna_kernels::Format;
 
 use super::error::{CheckpointError, Fault};
@@ -20,7 +19,6 @@ pub struct Tensor {
     pub shape: Vec<usize>,
     /// The values, row after row; mapped from the file where they lie there in order.
     pub bytes: Bytes,
-    pub(super) file: Arc<Path>,
 }
 
 impl Tensor {
@@ -34,25 +32,11 @@ impl Tensor {
         self.len() == 0
     }
 
-    /// All values, for small tensors: norms, biases, RoPE divisors.
-    pub fn to_f32(&self) -> Result<Vec<f32>, CheckpointError> {
-        let bytes = &self.bytes[..];
-        let pair = |b: &[u8]| u16::from_le_bytes([b[0], b[1]]);
-        Ok(match self.format {
-            Format::F32 => {
-                let value = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-                bytes.chunks_exact(4).map(value).collect()
-            }
-            Format::F16 => {
-                bytes.chunks_exact(2).map(|b| f16::from_bits(pair(b)).to_f32()).collect()
-            }
-            Format::Bf16 => {
-                bytes.chunks_exact(2).map(|b| bf16::from_bits(pair(b)).to_f32()).collect()
-            }
-            other => {
-                return Err(CheckpointError::new(&self.file, &self.name, Fault::NotPlain(other)));
-            }
-        })
+    /// All values. For small tensors: norms, biases, RoPE divisors.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let mut values = vec![0.0; self.len()];
+        self.format.dequantize(&self.bytes, &mut values);
+        values
     }
 }
 
@@ -130,8 +114,7 @@ impl StoredTensor {
                 gather(storage, *start, strides, &self.shape, format.block_bytes())
             }
         };
-        let (name, file) = (name.to_owned(), Arc::clone(&self.file));
-        Ok(Tensor { name, format, shape: self.shape.clone(), bytes, file })
+        Ok(Tensor { name: name.to_owned(), format, shape: self.shape.clone(), bytes })
     }
 }
 

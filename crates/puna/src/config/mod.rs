@@ -9,6 +9,7 @@ mod fields;
 mod generation;
 mod json;
 mod rope_parameters;
+mod rope_warnings;
 mod validate;
 
 use std::collections::BTreeMap;
@@ -19,7 +20,7 @@ use serde_json::{Map, Value, json};
 pub use error::{ConfigError, ConfigWarning};
 use fields::Fields;
 pub use generation::{EarlyStopping, GenerationConfig};
-pub use rope_parameters::{LongRope, RopeKind, RopeParameters, Yarn};
+pub use rope_parameters::{Llama3, LongRope, RopeKind, RopeParameters, Yarn};
 
 /// Keys of [`LlamaConfig::extra`] that are checked and never written.
 const NOT_WRITTEN: [&str; 2] = ["attn_implementation", "num_labels"];

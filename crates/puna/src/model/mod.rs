@@ -1,3 +1,154 @@
-//! The model. Knows no files, HTTP or threads.
+//! The model: tokens go in, hidden states and logits come out. Knows no files, HTTP or threads.
+//!
+//! ```text
+//! x = embed_tokens[ids]                                  (rows, hidden_size)
+//! each block:  x += attention(norm(x));  x += mlp(norm(x))
+//! logits = lm_head(norm(x)[asked rows])                  (asked rows, vocab_size)
+//! ```
 
+mod attention;
+mod batch;
+mod block;
+mod causal_lm;
+mod linear;
+mod load;
+mod mlp;
+mod norm;
+mod padded;
+mod pow;
 pub mod rope;
+mod workspace;
+
+use std::sync::Arc;
+
+use puna_kernels::{Backend, Dtype, OutOfMemory};
+
+pub use attention::Attention;
+pub use batch::{Batch, Tokens};
+pub use block::Block;
+pub use causal_lm::{CausalLmOutput, LlamaForCausalLM, LogitsToKeep, Loss, causal_lm_loss};
+pub use linear::Linear;
+pub use load::{LoadError, LoadOptions, Loaded};
+pub use mlp::Mlp;
+pub use norm::Norm;
+pub use padded::{AttentionMask, DynamicCache, InputError, PaddedInputs};
+pub use workspace::Workspace;
+
+use crate::config::LlamaConfig;
+use attention::CacheSlot;
+use rope::Rope;
+
+/// The decoder without a head.
+#[derive(Debug)]
+pub struct LlamaModel<B: Backend> {
+    /// The device.
+    pub backend: Arc<B>,
+    /// Shapes and constants.
+    pub config: Arc<LlamaConfig>,
+    /// Type that activations are rounded to.
+    pub dtype: Dtype,
+    /// `(vocab_size, hidden_size)`.
+    pub embed_tokens: B::Weight,
+    /// The layers.
+    pub blocks: Vec<Block<B>>,
+    /// After the last layer.
+    pub norm: Norm<B>,
+    /// Rotary frequencies before any token was seen.
+    pub rope: Rope,
+}
+
+/// What a forward keeps beside its result, when asked to.
+#[derive(Debug, Default)]
+pub struct Trace {
+    /// Input of each layer, then the normed output of the last: `n_layers + 1` times
+    /// `(rows, hidden_size)`.
+    pub hidden_states: Option<Vec<Vec<f32>>>,
+    /// Probabilities of each layer, span after span `(n_heads, n_rows, n_keys)`.
+    pub attentions: Option<Vec<Vec<f32>>>,
+}
+
+impl<B: Backend> LlamaModel<B> {
+    /// A workspace for forwards of up to `max_rows` rows.
+    pub fn workspace(&self, max_rows: usize) -> Result<Workspace<B>, OutOfMemory> {
+        Workspace::new(&self.backend, &self.config, self.rope.clone(), max_rows)
+    }
+
+    /// Runs the batch through every layer and appends its keys and values to `cache`. Leaves the
+    /// residual stream, not yet normed, in `ws.x` `(rows, hidden_size)`.
+    ///
+    /// # Panics
+    /// If the batch has more rows than the workspace, or an id is not below `vocab_size`.
+    pub fn forward(
+        &self,
+        batch: &Batch<'_>,
+        cache: &mut B::KvCache,
+        ws: &mut Workspace<B>,
+        trace: &mut Trace,
+    ) -> Result<(), OutOfMemory> {
+        let rows = batch.rows();
+        assert!(rows <= ws.max_rows, "{rows} rows in a workspace for {}", ws.max_rows);
+        self.embed(batch, ws);
+        self.turn(batch.positions, ws);
+        let mut probs = match trace.attentions {
+            Some(_) => Some(self.backend.alloc(self.probs_len(batch), "attention probabilities")?),
+            None => None,
+        };
+        for (layer, block) in self.blocks.iter().enumerate() {
+            self.keep_hidden(rows, ws, trace);
+            let slot = CacheSlot { cache, layer, spans: batch.spans };
+            block.forward(&self.backend, rows, self.dtype, slot, ws, probs.as_mut());
+            if let (Some(kept), Some(probs)) = (&mut trace.attentions, &probs) {
+                let mut host = vec![0.0; self.probs_len(batch)];
+                self.backend.read(probs, 0, &mut host);
+                kept.push(host);
+            }
+        }
+        if let Some(kept) = &mut trace.hidden_states {
+            self.normed(rows, ws);
+            kept.push(read(&*self.backend, &ws.normed, rows * self.config.hidden_size));
+        }
+        Ok(())
+    }
+
+    /// The norm of the first `rows` rows of the residual stream, into `ws.normed`.
+    pub fn normed(&self, rows: usize, ws: &mut Workspace<B>) {
+        self.norm.forward(&self.backend, &ws.x, rows, self.dtype, &mut ws.normed);
+    }
+
+    fn embed(&self, batch: &Batch<'_>, ws: &mut Workspace<B>) {
+        match batch.tokens {
+            Tokens::Ids(ids) => {
+                self.backend.embed(&self.embed_tokens, ids, self.dtype, &mut ws.x);
+            }
+            Tokens::Embeds(embeds) => self.backend.write(&mut ws.x, 0, embeds),
+        }
+    }
+
+    /// Cosines and sines of the rows' positions.
+    fn turn(&self, positions: &[u32], ws: &mut Workspace<B>) {
+        let pairs = ws.rope.rotary_dim() / 2;
+        let len = positions.len() * pairs;
+        let (cos, sin) = &mut ws.angles;
+        ws.rope.observe(positions);
+        ws.rope.cos_sin(positions, &mut cos[..len], &mut sin[..len]);
+        self.backend.write(&mut ws.cos, 0, &cos[..len]);
+        self.backend.write(&mut ws.sin, 0, &sin[..len]);
+    }
+
+    fn keep_hidden(&self, rows: usize, ws: &Workspace<B>, trace: &mut Trace) {
+        if let Some(kept) = &mut trace.hidden_states {
+            kept.push(read(&*self.backend, &ws.x, rows * self.config.hidden_size));
+        }
+    }
+
+    fn probs_len(&self, batch: &Batch<'_>) -> usize {
+        let pairs: usize = batch.spans.iter().map(|span| span.rows.len() * span.n_keys).sum();
+        pairs * self.config.num_attention_heads
+    }
+}
+
+fn read<B: Backend>(backend: &B, buf: &B::Buf, len: usize) -> Vec<f32> {
+    let mut host = vec![0.0; len];
+    backend.read(buf, 0, &mut host);
+    host
+}

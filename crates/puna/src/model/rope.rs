@@ -7,7 +7,7 @@
 
 use std::f64::consts::PI;
 
-use crate::config::{LlamaConfig, LongRope, RopeKind, Yarn};
+use crate::config::{Llama3, LlamaConfig, LongRope, RopeKind, Yarn};
 
 /// A configuration whose frequencies cannot be computed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -105,15 +105,7 @@ impl Rope {
                 let partial = parameters.partial_rotary_factor().unwrap_or(1.0);
                 divided(proportional(base, config.head_dim, partial), *factor)
             }
-            RopeKind::Llama3 {
-                factor,
-                low_freq_factor,
-                high_freq_factor,
-                original_max_position_embeddings,
-            } => {
-                let bands = (*low_freq_factor, *high_freq_factor);
-                llama3(plain(), *factor, bands, *original_max_position_embeddings)
-            }
+            RopeKind::Llama3(bands) => llama3(plain(), bands),
             RopeKind::Yarn(yarn) => {
                 let factor = yarn
                     .factor
@@ -124,30 +116,32 @@ impl Rope {
                 yarn_blend(&powers, yarn, factor, base)
             }
             RopeKind::Dynamic { factor } => {
-                growth = Growth::Dynamic {
-                    base,
-                    factor: *factor,
-                    dim,
-                    max_position,
-                    longest: max_position,
-                };
-                let stretch = (factor * max_position as f64 / max_position as f64) - (factor - 1.0);
+                let (factor, longest) = (*factor, max_position);
+                growth = Growth::Dynamic { base, factor, dim, max_position, longest };
+                let length = max_position as f64;
+                let stretch = (factor * length / length) - (factor - 1.0);
                 inverse(&powers(base * stretch.powf(exponent(dim)), dim, dim))
             }
-            RopeKind::LongRope(long) => {
-                attention_scaling = longrope_scaling(long, max_position);
-                growth = Growth::LongRope {
-                    long: longrope(base, dim, &long.long_factor, "long_factor")?,
-                    original_context: long.original_max_position_embeddings,
-                };
-                longrope(base, dim, &long.short_factor, "short_factor")?
+            RopeKind::LongRope(sets) => {
+                attention_scaling = longrope_scaling(sets, max_position);
+                let long = longrope(base, dim, &sets.long_factor, "long_factor")?;
+                let original_context = sets.original_max_position_embeddings;
+                growth = Growth::LongRope { long, original_context };
+                longrope(base, dim, &sets.short_factor, "short_factor")?
             }
             RopeKind::Unknown(name) => return Err(RopeError::UnknownKind(name.clone())),
         };
+        Self::finite(inv_freq, attention_scaling as f32, growth)
+    }
+
+    fn finite(
+        inv_freq: Vec<f32>,
+        attention_scaling: f32,
+        growth: Growth,
+    ) -> Result<Self, RopeError> {
         if let Some(pair) = inv_freq.iter().position(|f| !f.is_finite()) {
             return Err(RopeError::NotFinite { pair });
         }
-        let attention_scaling = attention_scaling as f32;
         Ok(Self { original: inv_freq.clone(), inv_freq, attention_scaling, growth })
     }
 
@@ -220,7 +214,7 @@ fn checked_dim(config: &LlamaConfig) -> Result<usize, RopeError> {
     let (kind, least, even) = match config.rope_parameters.kind() {
         RopeKind::Default => ("default", 1, false),
         RopeKind::Linear { .. } => ("linear", 1, false),
-        RopeKind::Llama3 { .. } => ("llama3", 1, false),
+        RopeKind::Llama3(_) => ("llama3", 1, false),
         // The exponent of the growing base is d / (d - 2).
         RopeKind::Dynamic { .. } => ("dynamic", 3, false),
         RopeKind::Yarn(_) => ("yarn", 1, true),
@@ -242,12 +236,11 @@ fn count_error(what: &'static str, dim: usize, got: usize) -> RopeError {
     RopeError::FactorCount { what, expected: dim.div_ceil(2), got }
 }
 
-/// `base^(2i / width)` for the pairs of `dim` values. PyTorch's vector `pow` is within one unit of
-/// the last place; the correctly rounded value is the likeliest of its results.
+/// `base^(2i / width)` for the pairs of `dim` values.
 fn powers(base: f64, dim: usize, width: usize) -> Vec<f32> {
-    let base = f64::from(base as f32);
     let exponent = |i: usize| (2 * i) as f32 / width as f32;
-    (0..dim.div_ceil(2)).map(|i| base.powf(f64::from(exponent(i))) as f32).collect()
+    let exponents: Vec<f32> = (0..dim.div_ceil(2)).map(exponent).collect();
+    super::pow::powers(base, &exponents)
 }
 
 fn inverse(powers: &[f32]) -> Vec<f32> {
@@ -282,9 +275,11 @@ fn proportional(base: f64, head_dim: usize, partial: f64) -> Vec<f32> {
 
 /// Wavelengths longer than `original / low` are divided by `factor`, shorter than
 /// `original / high` kept, those between blended.
-fn llama3(inv_freq: Vec<f32>, factor: f64, (low, high): (f64, f64), original: f64) -> Vec<f32> {
+fn llama3(inv_freq: Vec<f32>, bands: &Llama3) -> Vec<f32> {
+    let (low, high) = (bands.low_freq_factor, bands.high_freq_factor);
+    let original = bands.original_max_position_embeddings;
     let (longest, shortest) = ((original / low) as f32, (original / high) as f32);
-    let factor = factor as f32;
+    let factor = bands.factor as f32;
     let stretch = |f: f32| {
         // A number over a tensor is the tensor's reciprocal times the number in PyTorch.
         let wavelength = (1.0 / f) * (2.0 * PI) as f32;

@@ -14,14 +14,16 @@ use minijinja::{Environment, Error, ErrorKind, State, Value};
 use serde_json::{Map, Value as Json};
 
 use super::added::SpecialTokens;
-use super::chat_source::{FILTER, rewrite_generation, take_marks};
-use super::chat_values::{Limited, python_method, strftime, tojson};
+use super::chat_source::{GENERATION, WEIGH, rewrite, take_marks};
+use super::chat_values::{Limited, python_method, strftime, tojson, weigh};
 
 const NAME: &str = "chat_template";
 const MAX_SOURCE_BYTES: usize = 512 << 10;
 /// One unit is an instruction, or 64 bytes of text made.
-const BASE_FUEL: u64 = 1_000_000;
+const BASE_FUEL: u64 = 2_000_000;
 const BASE_OUTPUT_BYTES: usize = 8 << 20;
+/// Parts of one value, all levels together.
+const BASE_PARTS: usize = 200_000;
 const MAX_DEPTH: usize = 100;
 
 /// Why a chat could not become a prompt.
@@ -134,9 +136,11 @@ impl ChatTemplate {
         environment.remove_global("debug");
         environment.add_filter("tojson", tojson);
         environment.add_function("raise_exception", raise_exception);
-        environment.add_filter(FILTER, mark_generation);
-        let rewritten = rewrite_generation(source);
-        let has_generation = rewritten != source;
+        environment.add_filter(GENERATION, mark_generation);
+        // Beyond Jinja2, and makers of lists that hold their input twice.
+        environment.remove_filter("chain");
+        environment.remove_filter("zip");
+        let (rewritten, has_generation) = rewrite(source);
         environment
             .add_template_owned(NAME, rewritten)
             .map_err(|error| ChatError::Syntax(describe(&error)))?;
@@ -198,6 +202,9 @@ impl ChatTemplate {
     ) -> Result<String, ChatError> {
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(BASE_FUEL + input_bytes as u64));
+        let max_parts = BASE_PARTS + input_bytes;
+        environment
+            .add_filter(WEIGH, move |state: &State, value: Value| weigh(state, value, max_parts));
         let now = options.now;
         environment.add_function("strftime_now", move |format: String| {
             strftime(&format, now.unwrap_or_else(SystemTime::now))
@@ -425,6 +432,34 @@ mod tests {
 
     #[test]
     fn bombs_end_in_an_error() {
+        let doubled = "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}\
+                       {% set ns.x = MAKE %}{% endfor %}";
+        let makers = [
+            "[ns.x, ns.x]",
+            "(ns.x, ns.x)",
+            "{1: ns.x, 2: ns.x}",
+            "dict(a=ns.x, b=ns.x)",
+            "[1] | batch(3, ns.x)",
+            "['a', 'b'] | map(attribute='q', default=ns.x)",
+            "namespace(a=ns.x, b=ns.x)",
+            "ns.x + ns.x",
+        ];
+        let uses = [
+            "ns.x | string",
+            "ns.x ~ ''",
+            "ns.x | join",
+            "'{}'.format(ns.x)",
+            "ns.x | pprint",
+            "ns.x | tojson",
+            "[ns.x] | unique | list",
+            "ns.x == [ns.x[0]] + ns.x[1:]",
+            "ns.x",
+        ];
+        let ends = makers.iter().map(|maker| (*maker, "ns.x | string"));
+        for (maker, end) in ends.chain(uses.iter().map(|end| (makers[0], *end))) {
+            let source = format!("{}{{{{ ({end}) | length }}}}", doubled.replace("MAKE", maker));
+            assert!(say(&source).is_err(), "{source}");
+        }
         for source in [
             "{{ '-' * 10**10 }}",
             "{{ '-' * 90000000 }}",
@@ -443,6 +478,11 @@ mod tests {
             "{{ 'a' | replace('', 'b' * 10**6) * 10**6 }}",
             "{{ 'x'.replace('x', 'y' * 10**7).replace('y', 'z' * 10**4) }}",
             "{{ 'x'.join(range(10**9)) }}",
+            "{% set x = [0] * 90000000 %}{{ x | string | length }}",
+            "{% set x = [[0] * 90000] * 90000 %}{{ x | string | length }}",
+            "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns.x | string | length }}",
+            "{% macro f(a, n) %}{{ f([a, a], n + 1) }}{% endmacro %}{{ f([1], 0) }}",
+            "{{ ([[1] * 9000] * 9000) | sum(start=[]) | length }}",
         ] {
             let error = say(source).unwrap_err();
             assert!(!matches!(error, ChatError::Raised(_)), "{source}: {error}");

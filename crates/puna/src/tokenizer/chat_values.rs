@@ -4,7 +4,7 @@
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use minijinja::value::Kwargs;
+use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 use serde::Serialize;
 use serde_json::ser::Formatter;
@@ -33,6 +33,38 @@ impl Write for Limited {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+const MAX_NESTING: usize = 130;
+
+/// Lets a value through that has at most so many parts, each counted as often as it is held.
+pub(super) fn weigh(state: &State, value: Value, limit: usize) -> Result<Value, Error> {
+    if !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable | ValueKind::Map) {
+        return Ok(value);
+    }
+    let mut left = limit;
+    count_parts(&value, 0, &mut left)?;
+    state.consume_fuel((limit - left) as u64 / 64)?;
+    Ok(value)
+}
+
+fn count_parts(value: &Value, depth: usize, left: &mut usize) -> Result<(), Error> {
+    let parts = 1 + value.as_str().map_or(0, |text| text.len() / 64);
+    *left = left
+        .checked_sub(parts)
+        .filter(|_| depth <= MAX_NESTING)
+        .ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "a value has too many parts"))?;
+    let kind = value.kind();
+    if !matches!(kind, ValueKind::Seq | ValueKind::Iterable | ValueKind::Map) {
+        return Ok(());
+    }
+    for item in value.try_iter()? {
+        if kind == ValueKind::Map {
+            count_parts(&value.get_item(&item)?, depth + 1, left)?;
+        }
+        count_parts(&item, depth + 1, left)?;
+    }
+    Ok(())
 }
 
 /// `json.dumps(value, ensure_ascii=False, …)` as a filter.

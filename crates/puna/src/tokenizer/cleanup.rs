@@ -73,6 +73,6 @@ mod tests {
             clean_up.finish(&mut out);
             assert_eq!(out, whole);
         }
-        assert_eq!(whole, "a. b'c' m.'s n't don't we've're,!?. .' ".replace("'s n't", "'sn't"));
+        assert_eq!(whole, "a. b'c'm.'sn't don't we've're,!?. .'");
     }
 }

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 /// The config of all files here.
-pub fn config() -> Value {
+pub(crate) fn config() -> Value {
     json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 4, "hidden_size": 4,
         "intermediate_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1, "max_position_embeddings": 8,
@@ -13,7 +13,7 @@ pub fn config() -> Value {
 }
 
 /// Its tensors: ours, GGUF's, and how many values.
-pub const TENSORS: [(&str, &str, &[u64]); 11] = [
+pub(crate) const TENSORS: [(&str, &str, &[u64]); 11] = [
     ("model.embed_tokens.weight", "token_embd.weight", &[4, 4]),
     ("model.layers.0.input_layernorm.weight", "blk.0.attn_norm.weight", &[4]),
     ("model.layers.0.self_attn.q_proj.weight", "blk.0.attn_q.weight", &[4, 4]),
@@ -28,7 +28,7 @@ pub const TENSORS: [(&str, &str, &[u64]); 11] = [
 ];
 
 /// Entries of a safetensors header for all tensors, and the bytes of their data.
-pub fn safetensors_header() -> (serde_json::Map<String, Value>, usize) {
+pub(crate) fn safetensors_header() -> (serde_json::Map<String, Value>, usize) {
     let mut header = serde_json::Map::new();
     let mut end = 0;
     for (name, _, shape) in TENSORS {
@@ -41,7 +41,7 @@ pub fn safetensors_header() -> (serde_json::Map<String, Value>, usize) {
 }
 
 /// A safetensors file with this header and so many bytes of data.
-pub fn safetensors(header: &str, data: usize) -> Vec<u8> {
+pub(crate) fn safetensors(header: &str, data: usize) -> Vec<u8> {
     let mut out = (header.len() as u64).to_le_bytes().to_vec();
     out.extend(header.as_bytes());
     out.resize(out.len() + data, 0);
@@ -49,7 +49,7 @@ pub fn safetensors(header: &str, data: usize) -> Vec<u8> {
 }
 
 /// A good file after `change` has had its way with the header.
-pub fn changed_safetensors(change: impl Fn(&mut serde_json::Map<String, Value>)) -> Vec<u8> {
+pub(crate) fn changed_safetensors(change: impl Fn(&mut serde_json::Map<String, Value>)) -> Vec<u8> {
     let (mut header, data) = safetensors_header();
     change(&mut header);
     safetensors(&Value::Object(header).to_string(), data)
@@ -57,27 +57,27 @@ pub fn changed_safetensors(change: impl Fn(&mut serde_json::Map<String, Value>))
 
 /// A GGUF file in the making.
 #[derive(Clone)]
-pub struct Gguf {
-    pub magic: [u8; 4],
-    pub version: u32,
-    pub keys: Vec<Vec<u8>>,
-    pub infos: Vec<Vec<u8>>,
-    pub key_count: Option<u64>,
-    pub tensor_count: Option<u64>,
-    pub data: usize,
+pub(crate) struct Gguf {
+    pub(crate) magic: [u8; 4],
+    pub(crate) version: u32,
+    pub(crate) keys: Vec<Vec<u8>>,
+    pub(crate) infos: Vec<Vec<u8>>,
+    pub(crate) key_count: Option<u64>,
+    pub(crate) tensor_count: Option<u64>,
+    pub(crate) data: usize,
 }
 
-pub fn gguf_text(text: &[u8]) -> Vec<u8> {
+pub(crate) fn gguf_text(text: &[u8]) -> Vec<u8> {
     [&(text.len() as u64).to_le_bytes()[..], text].concat()
 }
 
 /// A key with a value of type `kind`.
-pub fn gguf_key(name: &str, kind: u32, value: &[u8]) -> Vec<u8> {
+pub(crate) fn gguf_key(name: &str, kind: u32, value: &[u8]) -> Vec<u8> {
     [&gguf_text(name.as_bytes())[..], &kind.to_le_bytes(), value].concat()
 }
 
 /// A line of the list of tensors; `shape` in the file's order, shortest stride first.
-pub fn gguf_info(name: &str, shape: &[u64], kind: u32, offset: u64) -> Vec<u8> {
+pub(crate) fn gguf_info(name: &str, shape: &[u64], kind: u32, offset: u64) -> Vec<u8> {
     let mut out = gguf_text(name.as_bytes());
     out.extend((shape.len() as u32).to_le_bytes());
     shape.iter().for_each(|n| out.extend(n.to_le_bytes()));
@@ -86,14 +86,14 @@ pub fn gguf_info(name: &str, shape: &[u64], kind: u32, offset: u64) -> Vec<u8> {
     out
 }
 
-pub const U32: u32 = 4;
-pub const F32: u32 = 6;
-pub const TEXT: u32 = 8;
-pub const ARRAY: u32 = 9;
+pub(crate) const U32: u32 = 4;
+pub(crate) const F32: u32 = 6;
+pub(crate) const TEXT: u32 = 8;
+pub(crate) const ARRAY: u32 = 9;
 
 impl Gguf {
     /// A good file.
-    pub fn good() -> Self {
+    pub(crate) fn good() -> Self {
         let size = |name: &str, n: u32| gguf_key(&format!("llama.{name}"), U32, &n.to_le_bytes());
         let keys = vec![
             gguf_key("general.architecture", TEXT, &gguf_text(b"llama")),
@@ -115,17 +115,17 @@ impl Gguf {
         Self { magic: *b"GGUF", version: 3, keys, infos, key_count: None, tensor_count: None, data }
     }
 
-    pub fn with_key(mut self, key: Vec<u8>) -> Self {
+    pub(crate) fn with_key(mut self, key: Vec<u8>) -> Self {
         self.keys.push(key);
         self
     }
 
-    pub fn with_info(mut self, info: Vec<u8>) -> Self {
+    pub(crate) fn with_info(mut self, info: Vec<u8>) -> Self {
         self.infos.push(info);
         self
     }
 
-    pub fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut out = self.magic.to_vec();
         out.extend(self.version.to_le_bytes());
         out.extend(self.tensor_count.unwrap_or(self.infos.len() as u64).to_le_bytes());
@@ -138,21 +138,21 @@ impl Gguf {
 }
 
 /// A zip file of stored entries.
-pub struct Zip {
-    pub entries: Vec<(String, Vec<u8>)>,
-    pub method: u16,
-    pub count: Option<u16>,
+pub(crate) struct Zip {
+    pub(crate) entries: Vec<(String, Vec<u8>)>,
+    pub(crate) method: u16,
+    pub(crate) count: Option<u16>,
     /// Where the directory says that the second entry starts; else where it does.
-    pub second_at: Option<u32>,
+    pub(crate) second_at: Option<u32>,
 }
 
 impl Zip {
-    pub fn new(entries: Vec<(&str, Vec<u8>)>) -> Self {
+    pub(crate) fn new(entries: Vec<(&str, Vec<u8>)>) -> Self {
         let entries = entries.into_iter().map(|(name, data)| (name.to_owned(), data)).collect();
         Self { entries, method: 0, count: None, second_at: None }
     }
 
-    pub fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut out = Vec::new();
         let mut directory = Vec::new();
         for (i, (name, data)) in self.entries.iter().enumerate() {
@@ -163,12 +163,22 @@ impl Zip {
             let name_len = (name.len() as u16).to_le_bytes();
             let method = self.method.to_le_bytes();
             let dates = [0; 4];
-            out.extend([b"PK\x03\x04\x14\0\0\0", &method[..], &dates, &sizes, &name_len, &[0; 2]].concat());
+            out.extend(
+                [b"PK\x03\x04\x14\0\0\0", &method[..], &dates, &sizes, &name_len, &[0; 2]].concat(),
+            );
             out.extend(name.as_bytes());
             out.extend(data);
             directory.extend(
-                [b"PK\x01\x02\x14\0\x14\0\0\0", &method[..], &dates, &sizes, &name_len, &[0; 12], &at.to_le_bytes()]
-                    .concat(),
+                [
+                    b"PK\x01\x02\x14\0\x14\0\0\0",
+                    &method[..],
+                    &dates,
+                    &sizes,
+                    &name_len,
+                    &[0; 12],
+                    &at.to_le_bytes(),
+                ]
+                .concat(),
             );
             directory.extend(name.as_bytes());
         }
@@ -181,7 +191,7 @@ impl Zip {
     }
 }
 
-pub fn pickle_text(text: &str) -> Vec<u8> {
+pub(crate) fn pickle_text(text: &str) -> Vec<u8> {
     [b"X", &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat()
 }
 
@@ -198,16 +208,16 @@ fn pickle_tuple(items: &[u64]) -> Vec<u8> {
 }
 
 /// A view of a storage of `float32`.
-pub struct View<'a> {
-    pub key: &'a str,
-    pub count: u64,
-    pub offset: u64,
-    pub shape: &'a [u64],
-    pub strides: &'a [u64],
+pub(crate) struct View<'a> {
+    pub(crate) key: &'a str,
+    pub(crate) count: u64,
+    pub(crate) offset: u64,
+    pub(crate) shape: &'a [u64],
+    pub(crate) strides: &'a [u64],
 }
 
 /// The opcodes that rebuild a tensor.
-pub fn pickle_tensor(view: &View<'_>) -> Vec<u8> {
+pub(crate) fn pickle_tensor(view: &View<'_>) -> Vec<u8> {
     [
         b"ctorch._utils\n_rebuild_tensor_v2\n((".to_vec(),
         pickle_text("storage"),
@@ -225,17 +235,17 @@ pub fn pickle_tensor(view: &View<'_>) -> Vec<u8> {
 }
 
 /// A dict of one entry, whose value are these opcodes.
-pub fn pickle_dict(name: &str, value: &[u8]) -> Vec<u8> {
+pub(crate) fn pickle_dict(name: &str, value: &[u8]) -> Vec<u8> {
     [b"\x80\x02}(", &pickle_text(name)[..], value, b"u."].concat()
 }
 
 /// A `pytorch_model.bin` with this pickle and one storage of `storage` bytes.
-pub fn torch(pickle: Vec<u8>, storage: usize) -> Vec<u8> {
+pub(crate) fn torch(pickle: Vec<u8>, storage: usize) -> Vec<u8> {
     Zip::new(vec![("archive/data.pkl", pickle), ("archive/data/0", vec![0; storage])]).bytes()
 }
 
 /// A good `pytorch_model.bin`.
-pub fn good_torch() -> Vec<u8> {
+pub(crate) fn good_torch() -> Vec<u8> {
     let mut pickle = b"\x80\x02}(".to_vec();
     for (name, _, shape) in TENSORS {
         let strides: &[u64] = if shape.len() == 2 { &[4, 1] } else { &[1] };

@@ -1,26 +1,126 @@
-//! Reductions and maps over plain vectors, which the other operations are made of.
+//! Reductions and loads over plain vectors, which the other operations are made of. Slices need
+//! not be whole vectors: a short tail is padded, and treated exactly as the rest.
+
+use half::{bf16, f16};
 
 use crate::cpu::isa::Isa;
+
+/// More lanes than any instruction set has.
+pub(crate) const MAX_LANES: usize = 16;
+
+/// A number as buffers and caches store it.
+pub(crate) trait Element: Copy + Send + Sync + std::fmt::Debug {
+    /// The first `LANES` values of `src`; panics where it is shorter.
+    fn load<I: Isa>(isa: I, src: &[Self]) -> I::F32;
+    /// Exact.
+    fn widen(self) -> f32;
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn load<I: Isa>(isa: I, src: &[Self]) -> I::F32 {
+        isa.load(src)
+    }
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+}
+
+impl Element for f16 {
+    #[inline(always)]
+    fn load<I: Isa>(isa: I, src: &[Self]) -> I::F32 {
+        isa.load_f16_bytes(bytemuck::cast_slice(src))
+    }
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+}
+
+impl Element for bf16 {
+    #[inline(always)]
+    fn load<I: Isa>(isa: I, src: &[Self]) -> I::F32 {
+        isa.load_bf16_bytes(bytemuck::cast_slice(src))
+    }
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+}
+
+/// The first `LANES` values of `src`; where it is shorter, the other lanes are `fill`.
+#[inline(always)]
+pub(crate) fn load_or<I: Isa, T: Element>(isa: I, src: &[T], fill: f32) -> I::F32 {
+    if src.len() >= I::LANES {
+        return T::load(isa, src);
+    }
+    let mut wide = [fill; MAX_LANES];
+    for (wide, v) in wide.iter_mut().zip(src) {
+        *wide = v.widen();
+    }
+    isa.load(&wide)
+}
+
+/// The first `LANES` values of `src`; where it is shorter, the other lanes are 0.
+#[inline(always)]
+pub(crate) fn load<I: Isa>(isa: I, src: &[f32]) -> I::F32 {
+    load_or(isa, src, 0.0)
+}
+
+/// Writes the first `LANES` values of `dst`, or all that it has.
+#[inline(always)]
+pub(crate) fn store<I: Isa>(isa: I, v: I::F32, dst: &mut [f32]) {
+    if dst.len() >= I::LANES {
+        return isa.store(v, dst);
+    }
+    let mut wide = [0.0; MAX_LANES];
+    isa.store(v, &mut wide);
+    let len = dst.len();
+    dst.copy_from_slice(&wide[..len]);
+}
 
 /// `Σ a b`. Four accumulators hide the latency of the multiply-add; their order is fixed, so the
 /// result depends on the length alone.
 #[inline(always)]
 pub(crate) fn dot<I: Isa>(isa: I, a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
-    let (a_wide, b_wide) = (a.chunks_exact(4 * I::LANES), b.chunks_exact(4 * I::LANES));
-    let (a_rest, b_rest) = (a_wide.remainder(), b_wide.remainder());
     let mut sums = [isa.splat(0.0); 4];
-    for (a, b) in a_wide.zip(b_wide) {
+    let mut at = 0;
+    while at + 4 * I::LANES <= a.len() {
         for (i, sum) in sums.iter_mut().enumerate() {
-            let at = i * I::LANES;
+            let at = at + i * I::LANES;
             *sum = isa.fma(isa.load(&a[at..]), isa.load(&b[at..]), *sum);
         }
+        at += 4 * I::LANES;
     }
-    let (a_one, b_one) = (a_rest.chunks_exact(I::LANES), b_rest.chunks_exact(I::LANES));
-    let (a_tail, b_tail) = (a_one.remainder(), b_one.remainder());
-    for (a, b) in a_one.zip(b_one) {
-        sums[0] = isa.fma(isa.load(a), isa.load(b), sums[0]);
+    while at < a.len() {
+        sums[0] = isa.fma(load(isa, &a[at..]), load(isa, &b[at..]), sums[0]);
+        at += I::LANES;
     }
-    let total = isa.add(isa.add(sums[0], sums[1]), isa.add(sums[2], sums[3]));
-    a_tail.iter().zip(b_tail).fold(isa.reduce_sum(total), |sum, (a, b)| sum + a * b)
+    isa.reduce_sum(isa.add(isa.add(sums[0], sums[1]), isa.add(sums[2], sums[3])))
+}
+
+/// The largest value; `-inf` for none. A NaN is passed over or returned, as it falls.
+#[inline(always)]
+pub(crate) fn max<I: Isa>(isa: I, x: &[f32]) -> f32 {
+    let mut best = isa.splat(f32::NEG_INFINITY);
+    for at in (0..x.len()).step_by(I::LANES) {
+        best = isa.max(load_or(isa, &x[at..], f32::NEG_INFINITY), best);
+    }
+    isa.reduce_max(best)
+}
+
+/// `x = exp(x - shift)`; the sum of the results. Zeros at the end do not change it.
+#[inline(always)]
+pub(crate) fn exp_sum<I: Isa>(isa: I, x: &mut [f32], shift: f32) -> f32 {
+    let shift = isa.splat(shift);
+    let mut sum = isa.splat(0.0);
+    for at in (0..x.len()).step_by(I::LANES) {
+        let tail = &mut x[at..];
+        let v = isa.exp(isa.sub(load_or(isa, tail, f32::NEG_INFINITY), shift));
+        store(isa, v, tail);
+        sum = isa.add(sum, v);
+    }
+    isa.reduce_sum(sum)
 }

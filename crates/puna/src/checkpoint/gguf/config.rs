@@ -2,7 +2,7 @@
 //! enter, a checked [`LlamaConfig`] leaves. A file whose keys ask for another computation than
 //! LLaMA's is refused.
 
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use super::super::TensorMap;
 use super::super::error::{CheckpointError, Fault};
@@ -184,6 +184,7 @@ fn rope(
     tensors: &TensorMap,
     config: &LlamaConfig,
 ) -> Result<RopeParameters, CheckpointError> {
+    const KIND: &str = "llama.rope.scaling.type";
     let mut keys = Map::new();
     let theta = metadata.float("llama.rope.freq_base")?.unwrap_or(RopeParameters::DEFAULT_THETA);
     keys.insert("rope_theta".to_owned(), json!(theta));
@@ -194,63 +195,76 @@ fn rope(
         keys.insert("partial_rotary_factor".to_owned(), json!(partial));
     }
     let factor = metadata.float("llama.rope.scaling.factor")?;
-    let original = metadata.unsigned("llama.rope.scaling.original_context_length")?;
-    let attention = metadata.float("llama.rope.scaling.attn_factor")?;
-    let kind = metadata.text("llama.rope.scaling.type")?;
-    let old_linear = metadata.float("llama.rope.scale_linear")?;
+    let factor = factor.or(metadata.float("llama.rope.scale_linear")?).filter(|x| *x != 0.0);
     // LongRoPE's two sets of divisors are tensors, and need no key that says so.
     let long = divisors(tensors, "rope_factors_long.weight")?;
     let short = divisors(tensors, "rope_factors_short.weight")?;
-    let mut put = |key: &str, value| keys.insert(key.to_owned(), value);
-    match (kind, long, short) {
+    let kind = match (metadata.text(KIND)?, long, short) {
         (_, Some(long), Some(short)) => {
-            put("rope_type", json!("longrope"));
-            put("long_factor", json!(long));
-            put("short_factor", json!(short));
-            factor.map(|x| put("factor", json!(x)));
-            original.map(|n| put("original_max_position_embeddings", json!(n)));
-            attention.map(|x| put("attention_factor", json!(x)));
+            keys.insert("long_factor".to_owned(), json!(long));
+            keys.insert("short_factor".to_owned(), json!(short));
+            "longrope"
         }
         (Some("longrope"), ..) => {
             let name = "rope_factors_long.weight, rope_factors_short.weight".to_owned();
-            let fault = Fault::MissingTensors(vec![name]);
-            return Err(metadata.error("llama.rope.scaling.type", fault));
+            return Err(metadata.error(KIND, Fault::MissingTensors(vec![name])));
         }
-        (Some("yarn"), ..) => {
-            put("rope_type", json!("yarn"));
-            put("factor", json!(factor.unwrap_or(1.0)));
-            original.map(|n| put("original_max_position_embeddings", json!(n)));
-            for (key, name) in [("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow")] {
-                let beta = metadata.float(&format!("llama.rope.scaling.{name}"))?;
-                beta.map(|x| put(key, json!(x)));
-            }
-            // ggml multiplies its own factor by the usual one, Transformers replaces that.
-            if let (Some(attention), Some(factor)) = (attention, factor) {
-                let usual = if factor > 1.0 { 0.1 * factor.ln() + 1.0 } else { 1.0 };
-                put("attention_factor", json!(attention * usual));
-            }
-        }
-        (Some("linear"), ..) => {
-            put("rope_type", json!("linear"));
-            put("factor", json!(factor.unwrap_or(1.0)));
-        }
-        (None, ..) if old_linear.or(factor).is_some_and(|x| x != 1.0 && x != 0.0) => {
-            put("rope_type", json!("linear"));
-            put("factor", json!(old_linear.or(factor)));
-        }
-        (Some("none") | None, ..) => {}
+        (Some("yarn"), ..) => "yarn",
+        (Some("linear"), ..) => "linear",
+        (None, ..) if factor.is_some_and(|x| x != 1.0) => "linear",
+        (Some("none") | None, ..) => "default",
         (Some(other), ..) => {
             let why = format!(
                 "the RoPE scaling '{other:.40}' is not known; it may be newer than this program"
             );
-            return Err(metadata.error("llama.rope.scaling.type", Fault::Unsupported(why)));
+            return Err(metadata.error(KIND, Fault::Unsupported(why)));
         }
+    };
+    keys.insert("rope_type".to_owned(), json!(kind));
+    if kind != "default" {
+        stretch(metadata, kind, factor, &mut keys)?;
     }
     RopeParameters::from_keys(keys, config.max_position_embeddings)
         .map_err(|error| config_error(metadata, error))
 }
 
+/// The numbers of a kind that stretches frequencies.
+fn stretch(
+    metadata: &Metadata,
+    kind: &str,
+    factor: Option<f64>,
+    keys: &mut Map<String, Value>,
+) -> Result<(), CheckpointError> {
+    let mut put = |key: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            keys.insert(key.to_owned(), value);
+        }
+    };
+    if kind == "linear" {
+        put("factor", Some(json!(factor.unwrap_or(1.0))));
+        return Ok(());
+    }
+    let original = metadata.unsigned("llama.rope.scaling.original_context_length")?;
+    put("original_max_position_embeddings", original.map(Value::from));
+    let mut attention = metadata.float("llama.rope.scaling.attn_factor")?;
+    if kind == "longrope" {
+        put("factor", factor.map(Value::from));
+        put("attention_factor", attention.map(Value::from));
+        return Ok(());
+    }
+    let factor = factor.unwrap_or(1.0);
+    put("factor", Some(json!(factor)));
+    for (key, name) in [("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow")] {
+        put(key, metadata.float(&format!("llama.rope.scaling.{name}"))?.map(Value::from));
+    }
+    // ggml multiplies its own factor by the usual one, Transformers replaces that.
+    let usual = if factor > 1.0 { 0.1 * factor.ln() + 1.0 } else { 1.0 };
+    attention = attention.map(|own| own * usual);
+    put("attention_factor", attention.map(Value::from));
+    Ok(())
+}
+
 /// Values of a small tensor that divides frequencies.
 fn divisors(tensors: &TensorMap, name: &str) -> Result<Option<Vec<f32>>, CheckpointError> {
-    tensors.get(name).map(|stored| stored.to_weight(name)?.to_f32()).transpose()
+    tensors.get(name).map(|stored| Ok(stored.to_weight(name)?.to_f32())).transpose()
 }

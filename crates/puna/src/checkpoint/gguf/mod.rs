@@ -13,7 +13,6 @@ use bytes::Bytes;
 use puna_kernels::Format;
 
 pub use metadata::{Array, Metadata, Text, Value};
-pub use tokenizer::GgufTokenizer;
 
 use super::TensorMap;
 use super::error::{CheckpointError, Fault};
@@ -44,7 +43,9 @@ impl Gguf {
         config::read(&self.metadata, &self.tensors)
     }
 
-    pub(super) fn tokenizer(&self) -> Result<Option<GgufTokenizer>, CheckpointError> {
+    pub(super) fn tokenizer(
+        &self,
+    ) -> Result<Option<crate::tokenizer::GgufTokenizer>, CheckpointError> {
         tokenizer::read(&self.metadata)
     }
 }

@@ -1,12 +1,11 @@
-//! The pickles of `torch.save`, without running anything: a machine that knows the opcodes of data
-//! and, by name, the few functions that rebuild tensors. Every other name is an error that says
-//! it. Bytes enter; values in one arena, bounded in number, leave.
+//! The machine that reads a pickle: a stack, marks, a memo, and no way to call anything but the
+//! functions that [`allowed`] names. Opcodes enter, values leave; each step and value is counted.
 
 use std::collections::HashMap;
 
-use super::error::{CheckpointError, Fault};
-use super::reader::Reader;
-use super::tensor::Encoding;
+use super::super::error::{CheckpointError, Fault};
+use super::super::reader::Reader;
+use super::{Global, Id, Pickle, Span, Storage, TensorView, Value, allowed, text_of};
 
 /// Values in one pickle; a model of 405 billion weights has some 25,000.
 const MAX_VALUES: usize = 1 << 18;
@@ -16,116 +15,8 @@ const MAX_NAME: usize = 256;
 /// Opcodes in one pickle.
 const MAX_OPCODES: usize = 1 << 21;
 
-/// A place in the arena.
-pub(super) type Id = usize;
-
-/// A Python value.
-#[derive(Clone, Debug)]
-pub(super) enum Value {
-    None,
-    Bool(bool),
-    Int(i64),
-    /// A whole number of more than 64 bits: its bytes, little-endian.
-    Long(Span),
-    Float,
-    Text(Span),
-    Tuple(Vec<Id>),
-    List(Vec<Id>),
-    Dict(Vec<(Id, Id)>),
-    Global(Global),
-    Storage(Box<Storage>),
-    Tensor(Box<TensorView>),
-}
-
-/// A range of the file's bytes.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Span {
-    start: usize,
-    len: usize,
-}
-
-/// The names that a pickle may use.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Global {
-    OrderedDict,
-    Size,
-    RebuildTensor,
-    RebuildTensorV2,
-    RebuildTensorV3,
-    RebuildParameter,
-    /// A storage class with its type of value; `None` for plain bytes.
-    StorageClass(Option<Encoding>),
-    Dtype(Encoding),
-}
-
-/// The bytes behind one or more tensors, by the name that the file gives them.
-#[derive(Clone, Debug)]
-pub(super) struct Storage {
-    pub(super) key: String,
-    /// `None` for plain bytes.
-    pub(super) encoding: Option<Encoding>,
-    /// Values, or bytes of an untyped one.
-    pub(super) count: u64,
-}
-
-/// A tensor as a view of a storage.
-#[derive(Clone, Debug)]
-pub(super) struct TensorView {
-    pub(super) storage: Storage,
-    pub(super) encoding: Encoding,
-    /// First value.
-    pub(super) offset: u64,
-    pub(super) shape: Vec<u64>,
-    pub(super) strides: Vec<u64>,
-}
-
-/// A pickle that has been read.
-#[derive(Debug)]
-pub(super) struct Pickle<'a> {
-    bytes: &'a [u8],
-    values: Vec<Value>,
-    root: Id,
-}
-
-impl<'a> Pickle<'a> {
-    pub(super) fn root(&self) -> &Value {
-        &self.values[self.root]
-    }
-
-    pub(super) fn get(&self, id: Id) -> &Value {
-        &self.values[id]
-    }
-
-    pub(super) fn text(&self, id: Id) -> Option<&'a str> {
-        match self.values[id] {
-            Value::Text(span) => text_of(self.bytes, span),
-            _ => None,
-        }
-    }
-
-    /// The little-endian bytes of a number beyond 64 bits.
-    pub(super) fn long(&self, value: &Value) -> Option<&'a [u8]> {
-        match value {
-            Value::Long(span) => self.bytes.get(span.start..span.start + span.len),
-            _ => None,
-        }
-    }
-
-    /// Every storage that the pickle names.
-    pub(super) fn storages(&self) -> impl Iterator<Item = &Storage> {
-        self.values.iter().filter_map(|value| match value {
-            Value::Storage(storage) => Some(&**storage),
-            _ => None,
-        })
-    }
-}
-
-fn text_of(bytes: &[u8], span: Span) -> Option<&str> {
-    std::str::from_utf8(bytes.get(span.start..span.start.checked_add(span.len)?)?).ok()
-}
-
 /// Reads one pickle of `bytes`, the whole file, from where `reader` stands to its STOP.
-pub(super) fn read<'a>(
+pub(in crate::checkpoint) fn read<'a>(
     reader: &mut Reader<'a>,
     bytes: &'a [u8],
 ) -> Result<Pickle<'a>, CheckpointError> {
@@ -530,46 +421,4 @@ impl<'a> Machine<'_, 'a> {
             _ => Err(self.bad("sets the state of what is not a dict")),
         }
     }
-}
-
-/// What a name stands for, if it is one of those that tensors need.
-fn allowed(module: &str, name: &str) -> Option<Global> {
-    Some(match (module, name) {
-        ("collections", "OrderedDict") => Global::OrderedDict,
-        ("torch", "Size") => Global::Size,
-        ("torch._utils", "_rebuild_tensor") => Global::RebuildTensor,
-        ("torch._utils", "_rebuild_tensor_v2") => Global::RebuildTensorV2,
-        ("torch._utils", "_rebuild_tensor_v3") => Global::RebuildTensorV3,
-        ("torch._utils", "_rebuild_parameter") => Global::RebuildParameter,
-        ("torch.storage", "UntypedStorage") => Global::StorageClass(None),
-        ("torch", name) => match name.strip_suffix("Storage") {
-            Some("Untyped") => Global::StorageClass(None),
-            Some(class) => Global::StorageClass(Some(encoding(class)?)),
-            None => Global::Dtype(encoding(name)?),
-        },
-        _ => return None,
-    })
-}
-
-/// The type of a storage class (`Half`) or of a dtype (`float16`).
-fn encoding(name: &str) -> Option<Encoding> {
-    use puna_kernels::Format;
-    Some(match name {
-        "Float" | "float32" => Encoding::Weight(Format::F32),
-        "Half" | "float16" => Encoding::Weight(Format::F16),
-        "BFloat16" | "bfloat16" => Encoding::Weight(Format::Bf16),
-        "Double" | "float64" => Encoding::Other("float64", 8),
-        "Long" | "int64" => Encoding::Other("int64", 8),
-        "Int" | "int32" => Encoding::Other("int32", 4),
-        "Short" | "int16" => Encoding::Other("int16", 2),
-        "Char" | "int8" => Encoding::Other("int8", 1),
-        "Byte" | "uint8" => Encoding::Other("uint8", 1),
-        "Bool" | "bool" => Encoding::Other("bool", 1),
-        "uint16" => Encoding::Other("uint16", 2),
-        "uint32" => Encoding::Other("uint32", 4),
-        "uint64" => Encoding::Other("uint64", 8),
-        "float8_e4m3fn" => Encoding::Other("float8_e4m3", 1),
-        "float8_e5m2" => Encoding::Other("float8_e5m2", 1),
-        _ => return None,
-    })
 }

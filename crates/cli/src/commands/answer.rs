@@ -1,0 +1,174 @@
+//! One answer: prompt ids enter, text leaves piece by piece, and at the end what came of it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use puna::generate::{
+    Engine, FinishReason, Request, Sampled, SamplingParams, StopConditions, TextStream,
+};
+use puna::tokenizer::Tokenizer;
+use puna_kernels::Cpu;
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+use crate::interrupt::Graceful;
+
+/// What came of a prompt.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// Every token that was chosen, the last one included.
+    pub(crate) tokens: Vec<Sampled>,
+    /// Text without special tokens and without the stop string.
+    pub(crate) text: String,
+    /// Why it ended.
+    pub(crate) finish: FinishReason,
+    /// From the request to the first token.
+    pub(crate) prefill: Duration,
+    /// From the first token to the last.
+    pub(crate) decode: Duration,
+}
+
+/// Times of a run. Rates are null where nothing was measured.
+#[derive(Debug, Serialize)]
+pub(crate) struct Timings {
+    /// Opening and loading the model.
+    pub(crate) load_ms: f64,
+    /// From the request to the first token.
+    pub(crate) prefill_ms: f64,
+    /// From the start of the program to the first token.
+    pub(crate) ttft_ms: f64,
+    /// From the first token to the last.
+    pub(crate) decode_ms: f64,
+    /// Prompt tokens each second.
+    pub(crate) prefill_tps: Option<f64>,
+    /// Tokens after the first, each second.
+    pub(crate) decode_tps: Option<f64>,
+}
+
+/// Milliseconds.
+pub(crate) fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// Runs one request to its end, handing text to `show` as it becomes certain. Ctrl-C ends the
+/// answer; what came before stays.
+pub(crate) fn generate(
+    engine: &mut Engine<Cpu>,
+    tokenizer: &Arc<Tokenizer>,
+    request: Request,
+    show: &mut dyn FnMut(&str) -> anyhow::Result<()>,
+) -> anyhow::Result<Answer> {
+    let interrupts = Graceful::new();
+    let mut stream = TextStream::new(Arc::clone(tokenizer), &request.stop.stop_strings);
+    let start = Instant::now();
+    let mut first = None;
+    let mut answer = Answer {
+        tokens: Vec::new(),
+        text: String::new(),
+        finish: FinishReason::Cancelled,
+        prefill: Duration::ZERO,
+        decode: Duration::ZERO,
+    };
+    let sequence = engine.submit(request)?;
+    let mut finish = None;
+    while finish.is_none() && !engine.is_idle() && !interrupts.asked() {
+        for event in engine.step().context("cannot go on")? {
+            let token = event.token?;
+            finish = event.finish;
+            let now = Instant::now();
+            let since_first = now - *first.get_or_insert(now);
+            answer.prefill = now - start - since_first;
+            answer.decode = since_first;
+            let piece = stream.push(token.id)?;
+            answer.tokens.push(token);
+            if !piece.text.is_empty() {
+                answer.text.push_str(&piece.text);
+                show(&piece.text)?;
+            }
+            if let Some(stopped) = piece.stopped {
+                finish = Some(FinishReason::StopString(stopped));
+            }
+        }
+    }
+    if finish.is_none() || matches!(finish, Some(FinishReason::StopString(_))) {
+        engine.cancel(sequence);
+    }
+    let rest = stream.finish()?;
+    if !rest.text.is_empty() {
+        answer.text.push_str(&rest.text);
+        show(&rest.text)?;
+    }
+    let stopped = rest.stopped.map(FinishReason::StopString);
+    answer.finish = stopped.or(finish).unwrap_or(FinishReason::Cancelled);
+    Ok(answer)
+}
+
+impl Answer {
+    /// The times, given when the program started and how long loading took.
+    pub(crate) fn timings(&self, before: Duration, load: Duration, n_prompt: usize) -> Timings {
+        let rate = |n: usize, time: Duration| {
+            (n > 0 && !time.is_zero()).then(|| n as f64 / time.as_secs_f64())
+        };
+        Timings {
+            load_ms: ms(load),
+            prefill_ms: ms(self.prefill),
+            ttft_ms: ms(before + self.prefill),
+            decode_ms: ms(self.decode),
+            prefill_tps: rate(n_prompt, self.prefill).filter(|_| !self.tokens.is_empty()),
+            decode_tps: rate(self.tokens.len().saturating_sub(1), self.decode),
+        }
+    }
+
+    /// Log-probabilities of every token and of the likeliest ones beside it.
+    pub(crate) fn logprobs(&self, tokenizer: &Tokenizer) -> Value {
+        let entry = |id: u32, logprob: f32| json!({"id": id, "token": tokenizer.id_to_token(id), "logprob": logprob});
+        let token = |sampled: &Sampled| {
+            let mut value = entry(sampled.id, sampled.logprob.unwrap_or(f32::NAN));
+            let top = sampled.top.iter().map(|&(id, logprob)| entry(id, logprob));
+            value["top"] = top.collect();
+            value
+        };
+        self.tokens.iter().map(token).collect()
+    }
+
+    /// One line for people.
+    pub(crate) fn summary(&self, timings: &Timings, n_prompt: usize) -> String {
+        let rate = |rate: Option<f64>| rate.map_or("-".to_owned(), |rate| format!("{rate:.1}"));
+        format!(
+            "loaded in {:.0} ms; prompt {n_prompt} tokens, {} tokens/s; first token after {:.0} \
+             ms; answer {} tokens, {} tokens/s; ended by {}",
+            timings.load_ms,
+            rate(timings.prefill_tps),
+            timings.ttft_ms,
+            self.tokens.len(),
+            rate(timings.decode_tps),
+            match &self.finish {
+                FinishReason::Stop => "the end of the answer".to_owned(),
+                FinishReason::StopString(stop) => format!("the stop string {stop:?}"),
+                FinishReason::Length => "its length".to_owned(),
+                FinishReason::Cancelled => "Ctrl-C".to_owned(),
+            }
+        )
+    }
+}
+
+/// A request that fits the context: the answer is as long as was asked for, or as there is room.
+pub(crate) fn request(
+    prompt_ids: Vec<u32>,
+    sampling: &SamplingParams,
+    stop: &StopConditions,
+    context: usize,
+) -> anyhow::Result<Request> {
+    let room = context.saturating_sub(prompt_ids.len());
+    if room == 0 {
+        return Err(anyhow!(
+            "the prompt has {} tokens and the context only {context}; shorten the prompt or give \
+             a larger --context",
+            prompt_ids.len()
+        ));
+    }
+    let mut stop = stop.clone();
+    stop.max_new_tokens = stop.max_new_tokens.min(room);
+    Ok(Request { prompt_ids, sampling: sampling.clone(), stop })
+}

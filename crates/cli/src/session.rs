@@ -1,0 +1,214 @@
+//! A model ready to be asked: flags about computing enter, a loaded model with its tokenizer and
+//! what its makers say about sampling leave.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use puna::checkpoint::{Checkpoint, TokenizerSource};
+use puna::config::{GenerationConfig, LlamaConfig};
+use puna::generate::{Engine, EngineOptions};
+use puna::model::{LlamaForCausalLM, LoadOptions};
+use puna::tokenizer::{EncodeOptions, Specials, Tokenizer};
+use puna_kernels::{Cpu, CpuOptions, Dtype};
+
+use crate::failure::{Usage, print_warning};
+
+/// Longest context where nothing else is asked for: what a laptop has room for.
+const DEFAULT_CONTEXT: usize = 4096;
+/// Rows of one prefill chunk.
+pub(crate) const CHUNK_ROWS: usize = 256;
+
+/// How to compute.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Computing")]
+pub(crate) struct ComputeArgs {
+    /// Threads; default: one for each processor
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+    /// Type that activations are rounded to
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = dtype)]
+    dtype: Dtype,
+    /// Type that keys and values are stored in
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = dtype)]
+    pub(crate) kv_dtype: Dtype,
+    /// Compute with the weights' exact values: activations are not rounded to eight bits against
+    /// quantised weights (slower)
+    #[arg(long)]
+    exact: bool,
+    /// Expand quantised weights to f32 at load (takes the memory of an f32 model)
+    #[arg(long)]
+    dequantize: bool,
+}
+
+/// `f32`, `f16` or `bf16`.
+fn dtype(name: &str) -> Result<Dtype, String> {
+    Dtype::from_name(name).ok_or_else(|| "the types are f32, f16 and bf16".to_owned())
+}
+
+/// A loaded model.
+#[derive(Debug)]
+pub(crate) struct Session {
+    /// What computes.
+    pub(crate) backend: Arc<Cpu>,
+    /// The model.
+    pub(crate) model: Arc<LlamaForCausalLM<Cpu>>,
+    /// What the makers say about sampling, where they do.
+    pub(crate) generation: Option<GenerationConfig>,
+    /// Bytes of the weights that one token's forward reads.
+    pub(crate) bytes_per_token: u64,
+    /// Weights in matrices that one token's forward multiplies with.
+    pub(crate) weights_per_token: u64,
+    /// Time to open and load.
+    pub(crate) load: Duration,
+    checkpoint: Checkpoint,
+}
+
+impl Session {
+    /// Loads the model at `path`.
+    pub(crate) fn load(path: &Path, args: &ComputeArgs) -> anyhow::Result<Self> {
+        let start = Instant::now();
+        let checkpoint = Checkpoint::open(path)?;
+        let options = CpuOptions {
+            threads: args.threads.map_or(0, usize::from),
+            isa: None,
+            exact: args.exact,
+        };
+        let backend = Arc::new(Cpu::new(&options)?);
+        let load = LoadOptions { dtype: args.dtype, dequantize: args.dequantize };
+        let loaded = LlamaForCausalLM::load(Arc::clone(&backend), &checkpoint, &load)
+            .with_context(|| format!("cannot load {}", path.display()))?;
+        for warning in &loaded.warnings {
+            print_warning(warning);
+        }
+        let (bytes_per_token, weights_per_token) = work_per_token(&checkpoint)?;
+        Ok(Self {
+            backend,
+            model: Arc::new(loaded.model),
+            generation: checkpoint.generation_config().cloned(),
+            bytes_per_token,
+            weights_per_token,
+            load: start.elapsed(),
+            checkpoint,
+        })
+    }
+
+    /// The model's shape.
+    pub(crate) fn config(&self) -> &LlamaConfig {
+        self.checkpoint.config()
+    }
+
+    /// The model's tokenizer.
+    pub(crate) fn tokenizer(&self) -> anyhow::Result<Tokenizer> {
+        let tokenizer = tokenizer_of(&self.checkpoint)?;
+        if tokenizer.len() > self.config().vocab_size {
+            print_warning(&format!(
+                "the tokenizer has {} tokens, the model only {}",
+                tokenizer.len(),
+                self.config().vocab_size
+            ));
+        }
+        Ok(tokenizer)
+    }
+
+    /// Tokens that a sequence may have: what was asked for, else what the model was trained on,
+    /// up to a bound.
+    pub(crate) fn context(&self, asked: Option<usize>) -> anyhow::Result<usize> {
+        let trained = self.config().max_position_embeddings;
+        match asked {
+            Some(0) => Err(Usage("--context must be at least 1".to_owned()).into()),
+            Some(asked) => {
+                if asked > trained {
+                    print_warning(&format!(
+                        "a context of {asked} is beyond the {trained} that the model was trained on"
+                    ));
+                }
+                Ok(asked)
+            }
+            None => Ok(trained.clamp(1, DEFAULT_CONTEXT)),
+        }
+    }
+
+    /// An engine over this model.
+    pub(crate) fn engine(
+        &self,
+        kv_tokens: usize,
+        max_batch_rows: usize,
+        kv_dtype: Dtype,
+    ) -> anyhow::Result<Engine<Cpu>> {
+        let options = EngineOptions { max_batch_rows, kv_tokens, kv_dtype };
+        Engine::new(Arc::clone(&self.model), &options)
+            .with_context(|| format!("no room for {kv_tokens} tokens; give a smaller --context"))
+    }
+
+    /// Ids that end an answer: those that the makers name for generation, else those of the
+    /// configuration and the tokenizer; and the end of a turn, where the file names one.
+    pub(crate) fn eos_ids(&self, tokenizer: &Tokenizer) -> Vec<u32> {
+        let config = self.config();
+        let named = self.generation.as_ref().and_then(|makers| makers.eos_token_id.as_ref());
+        let mut ids: Vec<u32> = match named {
+            Some(named) => {
+                named.as_slice().iter().filter_map(|&id| config.in_vocabulary(id)).collect()
+            }
+            None => config.eos_ids().into_iter().chain(tokenizer.eos_token_id()).collect(),
+        };
+        ids.extend(tokenizer.eot_token_id());
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+}
+
+/// Bytes and weights of the matrices that every token goes through: all but the embedding, of
+/// which a token reads one row, unless it is the output projection as well.
+fn work_per_token(checkpoint: &Checkpoint) -> anyhow::Result<(u64, u64)> {
+    let tied = !checkpoint.contains("lm_head.weight");
+    let (mut bytes, mut weights) = (0, 0);
+    for name in checkpoint.names() {
+        let tensor = checkpoint.tensor(name)?;
+        let looked_up = name == "model.embed_tokens.weight" && !tied;
+        if tensor.shape.len() == 2 && !looked_up {
+            bytes += tensor.bytes.len() as u64;
+            weights += tensor.len() as u64;
+        }
+    }
+    Ok((bytes, weights))
+}
+
+/// The tokenizer of a folder or file, which need not hold weights.
+pub(crate) fn open_tokenizer(path: &Path) -> anyhow::Result<Tokenizer> {
+    let names = ["tokenizer.json", "tokenizer.model"];
+    let folder = if path.is_dir() {
+        Some(path.to_owned())
+    } else if path.file_name().is_some_and(|name| names.iter().any(|known| name == *known)) {
+        Some(path.parent().map_or_else(|| PathBuf::from("."), Path::to_owned))
+    } else {
+        None
+    };
+    match folder.filter(|folder| names.iter().any(|name| folder.join(name).is_file())) {
+        Some(folder) => Ok(Tokenizer::from_dir(&folder)?),
+        None => tokenizer_of(&Checkpoint::open(path)?),
+    }
+}
+
+/// The tokenizer of an opened model.
+pub(crate) fn tokenizer_of(checkpoint: &Checkpoint) -> anyhow::Result<Tokenizer> {
+    match checkpoint.tokenizer() {
+        TokenizerSource::Folder(folder) => Ok(Tokenizer::from_dir(folder)?),
+        TokenizerSource::Gguf(gguf) => Ok(Tokenizer::from_gguf(gguf)
+            .with_context(|| format!("the tokenizer in {}", checkpoint.path().display()))?),
+        TokenizerSource::Absent => bail!(
+            "{} holds no tokenizer; use a file that does, or a folder with tokenizer.json",
+            checkpoint.path().display()
+        ),
+    }
+}
+
+/// The id that the tokenizer puts before every text, if it puts one.
+pub(crate) fn bos_before_text(tokenizer: &Tokenizer) -> anyhow::Result<Option<u32>> {
+    let options = EncodeOptions { specials: Specials::Add, split_special_tokens: None };
+    let first = tokenizer.encode("", options)?.first().copied();
+    Ok(first.filter(|&id| Some(id) == tokenizer.bos_token_id()))
+}

@@ -1,0 +1,317 @@
+//! Linear layers: `y = x · Wᵀ`, `dx += dy · W`, `dw += dyᵀ · x`, for weights of any format.
+//!
+//! A few rows of `x` read each weight once as it lies, against `x` as signed bytes where the
+//! format has an integer dot, else in `f32`. More rows, and all rows of an exact backend, take
+//! the blocked product on dequantised panels.
+
+use std::cell::Cell;
+use std::ops::Range;
+
+use super::ops::activations::Int8Rows;
+use super::ops::panel::{PANEL, STRIP, Start};
+use super::ops::{dot_float, dot_int8};
+use super::product::{Product, STEP, round};
+use super::scratch::{lend, lend_floats};
+use super::tiles::Tiles;
+use super::weight::{CpuWeight, RowBytes};
+use super::{Cpu, CpuBuf};
+use crate::{Dtype, Format};
+
+/// Rows up to which the dots beat the blocked product; measured with `benches/linear.rs`.
+const FEW_INT8: usize = 16;
+const FEW_FLOAT: usize = 4;
+/// Formats without a dot are dequantised again for each of these.
+const FEW_OTHER: usize = 4;
+/// Weights that one part of a few-row job reads.
+const PART_BYTES: usize = 16 << 10;
+/// Results of one job; a layer has three at most.
+const MAX_RESULTS: usize = 4;
+/// Columns of a part of a product.
+const WIDTH: usize = 4 * PANEL;
+
+const _: () = assert!(dot_int8::MAX_ROWS == dot_float::MAX_ROWS);
+const _: () = assert!(WIDTH.is_multiple_of(32) && STEP.is_multiple_of(256));
+
+thread_local! {
+    static INT8: Cell<Int8Rows> = Cell::default();
+    static ROW: Cell<CpuBuf> = Cell::default();
+}
+
+/// How a weight is multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Path {
+    /// Integer dots with int8 activations.
+    Int8,
+    /// `f32` dots.
+    Float,
+    /// `f32` dots with rows dequantised one at a time.
+    Row,
+    /// The blocked product.
+    Panel,
+}
+
+impl Path {
+    fn of(cpu: &Cpu, format: Format, rows: usize) -> Self {
+        let float = matches!(format, Format::F32 | Format::F16 | Format::Bf16);
+        match rows {
+            _ if cpu.exact => Self::Panel,
+            0..=FEW_FLOAT if float => Self::Float,
+            0..=FEW_INT8 if dot_int8::is_served(format) => Self::Int8,
+            0..=FEW_OTHER if !float => Self::Row,
+            _ => Self::Panel,
+        }
+    }
+}
+
+/// See [`crate::Backend::linear`].
+pub(super) fn forward(
+    cpu: &Cpu,
+    x: &CpuBuf,
+    rows: usize,
+    dtype: Dtype,
+    outputs: &mut [(&CpuWeight, &mut CpuBuf)],
+) {
+    let Some(cols) = outputs.first().map(|(weight, _)| weight.cols()) else { return };
+    assert!(outputs.iter().all(|(weight, _)| weight.cols() == cols), "one x, one width");
+    let x = &x[..rows * cols];
+    if x.is_empty() {
+        outputs.iter_mut().for_each(|(weight, y)| y[..rows * weight.rows()].fill(0.0));
+        return;
+    }
+    let int8 = |(weight, _): &(&CpuWeight, &mut CpuBuf)| {
+        Path::of(cpu, weight.format(), rows) == Path::Int8
+    };
+    lend(&INT8, |quantized| {
+        if outputs.iter().any(int8) {
+            (cpu.kernels.quantize_rows)(x, cols, quantized);
+        }
+        let few = Few { cpu, x, quantized, rows, cols, dtype };
+        for outputs in outputs.chunks_mut(MAX_RESULTS) {
+            few.run(outputs);
+        }
+    });
+    for outputs in outputs.chunks_mut(MAX_RESULTS) {
+        many_rows(cpu, x, rows, dtype, outputs);
+    }
+}
+
+/// A few rows of activations.
+struct Few<'a> {
+    cpu: &'a Cpu,
+    /// `(rows, cols)`.
+    x: &'a [f32],
+    /// The same, where a weight needs it.
+    quantized: &'a Int8Rows,
+    rows: usize,
+    cols: usize,
+    dtype: Dtype,
+}
+
+impl Few<'_> {
+    /// The outputs that do not take [`Path::Panel`].
+    fn run(&self, outputs: &mut [(&CpuWeight, &mut CpuBuf)]) {
+        let mut results: [Option<(&CpuWeight, Path, Tiles<'_>)>; MAX_RESULTS] = Default::default();
+        for (slot, (weight, y)) in results.iter_mut().zip(outputs) {
+            let path = Path::of(self.cpu, weight.format(), self.rows);
+            if path != Path::Panel {
+                *slot = Some((*weight, path, Tiles::new(y, self.rows, weight.rows())));
+            }
+        }
+        let results = &results;
+        let parts = results.iter().flatten().map(|(weight, ..)| parts_of(weight)).sum();
+        self.cpu.pool.run(parts, |mut part| {
+            for (weight, path, y) in results.iter().flatten() {
+                let here = parts_of(weight);
+                if part < here {
+                    let first = part * part_rows(weight);
+                    let range = first..weight.rows().min(first + part_rows(weight));
+                    return self.part(weight, *path, y, range);
+                }
+                part -= here;
+            }
+        });
+    }
+
+    /// Output features `range` of one weight, for all rows.
+    fn part(&self, weight: &CpuWeight, path: Path, y: &Tiles<'_>, range: Range<usize>) {
+        for first in (0..self.rows).step_by(dot_int8::MAX_ROWS) {
+            let end = self.rows.min(first + dot_int8::MAX_ROWS);
+            // SAFETY: parts differ in `range`; a part has one tile at a time.
+            let mut tile: [&mut [f32]; dot_int8::MAX_ROWS] = unsafe { y.rows(first, end, &range) };
+            let tile = &mut tile[..end - first];
+            let x = &self.x[first * self.cols..end * self.cols];
+            let weights = weight.row_range(range.clone());
+            match path {
+                Path::Int8 => (self.cpu.kernels.dot_int8)(weights, self.quantized, first, tile),
+                Path::Float => (self.cpu.kernels.dot_float)(weights, x, tile),
+                Path::Row => self.dequantized_rows(weights, x, tile),
+                Path::Panel => unreachable!("`run` leaves these out"),
+            }
+            round(self.dtype, tile);
+        }
+    }
+
+    fn dequantized_rows(&self, weights: RowBytes<'_>, x: &[f32], y: &mut [&mut [f32]]) {
+        let kernels = self.cpu.kernels;
+        lend_floats(&ROW, self.cols, |row| {
+            for n in 0..y[0].len() {
+                (kernels.dequantize)(weights.format, weights.row(n), row);
+                let bytes = bytemuck::cast_slice(row);
+                let row = RowBytes { format: Format::F32, bytes, stride: bytes.len() };
+                let mut columns = y.iter_mut().map(|y| &mut y[n..=n]);
+                let mut tile: [&mut [f32]; dot_float::MAX_ROWS] =
+                    std::array::from_fn(|_| columns.next().unwrap_or_default());
+                (kernels.dot_float)(row, x, &mut tile[..x.len() / self.cols]);
+            }
+        });
+    }
+}
+
+/// Rows of `weight` in a part.
+fn part_rows(weight: &CpuWeight) -> usize {
+    (PART_BYTES / weight.row_bytes().max(1)).max(1)
+}
+
+fn parts_of(weight: &CpuWeight) -> usize {
+    weight.rows().div_ceil(part_rows(weight))
+}
+
+/// The outputs that take [`Path::Panel`].
+fn many_rows(
+    cpu: &Cpu,
+    x: &[f32],
+    rows: usize,
+    dtype: Dtype,
+    outputs: &mut [(&CpuWeight, &mut CpuBuf)],
+) {
+    let cols = x.len() / rows;
+    let mut weights: [Option<&CpuWeight>; MAX_RESULTS] = Default::default();
+    let mut results: [Tiles<'_>; MAX_RESULTS] =
+        std::array::from_fn(|_| Tiles::new(&mut [], rows, 0));
+    let mut n = 0;
+    for (weight, y) in outputs {
+        if Path::of(cpu, weight.format(), rows) == Path::Panel {
+            weights[n] = Some(*weight);
+            results[n] = Tiles::new(y, rows, weight.rows());
+            n += 1;
+        }
+    }
+    if n == 0 {
+        return;
+    }
+    Product {
+        rows,
+        depth: cols,
+        width: WIDTH,
+        start: Start::Zero,
+        dtype,
+        left: &|rows, depth, strip| pack_rows(x, cols, rows, depth, strip),
+        right: &|index, depth, features, panels| {
+            if let Some(weight) = weights[index] {
+                pack_weight_transposed(cpu, weight, depth, features, panels);
+            }
+        },
+    }
+    .run(cpu, &results[..n]);
+}
+
+/// See [`crate::Backend::linear_backward_input`].
+pub(super) fn backward_input(
+    cpu: &Cpu,
+    dy: &CpuBuf,
+    rows: usize,
+    weight: &CpuWeight,
+    dx: &mut CpuBuf,
+) {
+    let (out, cols) = (weight.rows(), weight.cols());
+    let dy = &dy[..rows * out];
+    Product {
+        rows,
+        depth: out,
+        width: WIDTH.max(weight.format().block_len()),
+        start: Start::Held,
+        dtype: Dtype::F32,
+        left: &|rows, depth, strip| pack_rows(dy, out, rows, depth, strip),
+        right: &|_, depth, cols, panels| {
+            let mut row = [0.0; STEP];
+            for (k, out) in depth.clone().enumerate() {
+                let row = &mut row[..cols.len()];
+                weight.dequantize(cpu.kernels, out, cols.clone(), row);
+                pack_panel_row(row, k, depth.len(), panels);
+            }
+        },
+    }
+    .run(cpu, &[Tiles::new(dx, rows, cols)]);
+}
+
+/// See [`crate::Backend::linear_backward_weight`].
+pub(super) fn backward_weight(
+    cpu: &Cpu,
+    x: &CpuBuf,
+    cols_in: usize,
+    dy: &CpuBuf,
+    cols_out: usize,
+    rows: usize,
+    dw: &mut CpuBuf,
+) {
+    let (x, dy) = (&x[..rows * cols_in], &dy[..rows * cols_out]);
+    Product {
+        rows: cols_out,
+        depth: rows,
+        width: WIDTH,
+        start: Start::Held,
+        dtype: Dtype::F32,
+        left: &|features, depth, strip| {
+            for (row, strip) in depth.zip(strip.as_chunks_mut::<STRIP>().0) {
+                let dy = &dy[row * cols_out..][features.clone()];
+                strip[..dy.len()].copy_from_slice(dy);
+            }
+        },
+        right: &|_, depth, cols, panels| {
+            for (k, row) in depth.clone().enumerate() {
+                pack_panel_row(&x[row * cols_in..][cols.clone()], k, depth.len(), panels);
+            }
+        },
+    }
+    .run(cpu, &[Tiles::new(dw, cols_out, cols_in)]);
+}
+
+/// Rows of a `(_, cols)` matrix over a range of columns, as a strip `[depth][6]`. Missing rows
+/// keep what the strip held: their sums are not stored.
+fn pack_rows(x: &[f32], cols: usize, rows: Range<usize>, depth: Range<usize>, strip: &mut [f32]) {
+    for (i, row) in rows.enumerate() {
+        let x = &x[row * cols..][depth.clone()];
+        for (x, strip) in x.iter().zip(strip.as_chunks_mut::<STRIP>().0) {
+            strip[i] = *x;
+        }
+    }
+}
+
+/// One row of a `B` into row `k` of panels `depth` deep.
+fn pack_panel_row(row: &[f32], k: usize, depth: usize, panels: &mut [f32]) {
+    for (row, panel) in row.chunks(PANEL).zip(panels.chunks_exact_mut(depth * PANEL)) {
+        panel[k * PANEL..][..row.len()].copy_from_slice(row);
+    }
+}
+
+/// Output features of a weight over a range of its columns, as panels `[depth][16]`.
+fn pack_weight_transposed(
+    cpu: &Cpu,
+    weight: &CpuWeight,
+    depth: Range<usize>,
+    features: Range<usize>,
+    panels: &mut [f32],
+) {
+    let mut rows = [0.0; STEP * PANEL];
+    let firsts = features.clone().step_by(PANEL);
+    for (first, panel) in firsts.zip(panels.chunks_exact_mut(depth.len() * PANEL)) {
+        for (row, feature) in rows.as_chunks_mut::<STEP>().0.iter_mut().zip(first..features.end) {
+            let row = &mut row[..depth.len()];
+            weight.dequantize(cpu.kernels, feature, depth.clone(), row);
+        }
+        (cpu.kernels.pack_panel)(&rows, STEP, panel);
+    }
+}
+
+#[cfg(test)]
+mod tests;

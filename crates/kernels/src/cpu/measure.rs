@@ -1,0 +1,157 @@
+//! What this machine can do at most, measured and not looked up: bytes read from memory and
+//! multiply-adds in registers, each second, with the pool's own threads. Every report of a share
+//! of the machine divides by these.
+//!
+//! The peak is that of the widest multiply-add that the kernels in use contain: `f32` FMA on the
+//! scalar and AVX2 tables.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use super::Cpu;
+use super::isa::Isa;
+use crate::OutOfMemory;
+
+/// Words of the buffer that is read: 512 MiB, beyond any cache of one socket.
+const BUFFER_WORDS: usize = 1 << 26;
+/// Words of one part: the pool hands parts to whichever thread is free.
+const PART_WORDS: usize = 1 << 19;
+/// How often each measurement is taken; the best counts, since nothing makes a machine faster
+/// than it is.
+const ROUNDS: usize = 5;
+/// Turns of the multiply-add loop in one part, about a millisecond.
+const TURNS: usize = 1 << 18;
+/// Parts of one round for each thread.
+const PARTS_PER_THREAD: usize = 32;
+/// Independent chains of multiply-adds: more than latency times units, few enough for registers.
+const CHAINS: usize = 12;
+
+/// The machine's limits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    /// Bytes that a plain loop reads from memory each second.
+    pub read_bytes_per_second: f64,
+    /// Additions and multiplications each second in the widest multiply-add in use.
+    pub flops: f64,
+    /// What that multiply-add is.
+    pub flops_unit: &'static str,
+}
+
+impl Cpu {
+    /// Measures the machine, in about a second; takes 512 MiB of memory meanwhile.
+    pub fn measure_limits(&self) -> Result<Limits, OutOfMemory> {
+        Ok(Limits {
+            read_bytes_per_second: self.read_rate()?,
+            flops: self.multiply_add_rate(),
+            flops_unit: "f32 multiply-add",
+        })
+    }
+
+    fn read_rate(&self) -> Result<f64, OutOfMemory> {
+        let mut words: Vec<u64> = Vec::new();
+        words.try_reserve_exact(BUFFER_WORDS).map_err(|_| OutOfMemory {
+            what: "the buffer that measures memory".to_owned(),
+            bytes: (BUFFER_WORDS * size_of::<u64>()) as u64,
+        })?;
+        // Zeros of a fresh allocation would all be one page.
+        words.resize(BUFFER_WORDS, 0);
+        self.pool.for_each_chunk(&mut words, PART_WORDS, |part, chunk| {
+            for (word, value) in chunk.iter_mut().zip(part as u64..) {
+                *word = value;
+            }
+        });
+        let parts = words.len() / PART_WORDS;
+        let seconds = best_of(|| {
+            self.pool.run(parts, |part| {
+                let chunk = &words[part * PART_WORDS..(part + 1) * PART_WORDS];
+                black_box(sum(chunk));
+            });
+        });
+        Ok(size_of_val(words.as_slice()) as f64 / seconds)
+    }
+
+    fn multiply_add_rate(&self) -> f64 {
+        let parts = self.threads() * PARTS_PER_THREAD;
+        let per_part = (self.kernels.multiply_adds)(1) as f64 * TURNS as f64 * 2.0;
+        let seconds = best_of(|| {
+            self.pool.run(parts, |_| {
+                black_box((self.kernels.multiply_adds)(black_box(TURNS)));
+            });
+        });
+        parts as f64 * per_part / seconds
+    }
+}
+
+/// Seconds of the fastest round, after one that does not count.
+fn best_of(round: impl Fn()) -> f64 {
+    round();
+    let timed = || {
+        let start = Instant::now();
+        round();
+        start.elapsed().as_secs_f64()
+    };
+    (0..ROUNDS).map(|_| timed()).fold(f64::INFINITY, f64::min)
+}
+
+/// Sum of all words; eight sums side by side keep the loads and not the additions busy.
+fn sum(words: &[u64]) -> u64 {
+    let mut sums = [0u64; 8];
+    for eight in words.chunks_exact(8) {
+        for (sum, word) in sums.iter_mut().zip(eight) {
+            *sum = sum.wrapping_add(*word);
+        }
+    }
+    sums.iter().fold(0, |total, sum| total.wrapping_add(*sum))
+}
+
+/// Runs `turns` turns of `x = a x + b` in each chain, and says how many multiply-adds that was.
+#[inline(always)]
+pub(crate) fn multiply_adds<I: Isa>(isa: I, turns: usize) -> usize {
+    // The fixed point is 0.5 / (1 - 0.999): values stay normal, and zeros would flatter the unit.
+    let (a, b) = (isa.splat(0.999), isa.splat(0.5));
+    let mut chains = [isa.splat(1.25); CHAINS];
+    for _ in 0..turns {
+        for chain in &mut chains {
+            *chain = isa.fma(*chain, a, b);
+        }
+    }
+    let mut total = chains[0];
+    for chain in &chains[1..] {
+        total = isa.add(total, *chain);
+    }
+    black_box(isa.reduce_sum(total));
+    turns * CHAINS * I::LANES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::{CpuOptions, isa};
+
+    #[test]
+    fn limits_are_those_of_a_machine() {
+        for name in isa::names() {
+            let options =
+                CpuOptions { threads: 2, isa: Some(name.to_owned()), ..CpuOptions::default() };
+            let limits = Cpu::new(&options).unwrap().measure_limits().unwrap();
+            // From a slow board under load to a socket of the next decade.
+            assert!((1e8..1e13).contains(&limits.read_bytes_per_second), "{name} {limits:?}");
+            assert!((1e7..1e15).contains(&limits.flops), "{name} {limits:?}");
+        }
+    }
+
+    #[test]
+    fn the_count_is_the_work() {
+        for name in isa::names() {
+            let cpu = Cpu::new(&CpuOptions {
+                threads: 1,
+                isa: Some(name.to_owned()),
+                ..CpuOptions::default()
+            })
+            .unwrap();
+            let one = (cpu.kernels.multiply_adds)(1);
+            assert!(one > 0 && one.is_multiple_of(CHAINS));
+            assert_eq!((cpu.kernels.multiply_adds)(7), 7 * one);
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Rows of activations as signed bytes, each 32 under one scale: what the integer dots of every
+//! weight format read. In: `x` `(rows, cols)`. Out: `q = round(x / scale)`,
+//! `scale = max|x| / 127`, and `scale Σ q` of each 16 for the formats whose weights have an offset.
+
+// Plain loops, for the reason given in `dot_int8`.
+#![allow(clippy::needless_range_loop, reason = "see above")]
+
+use crate::cpu::isa::Isa;
+
+/// Activations that share one scale.
+pub(crate) const GROUP: usize = 32;
+
+/// Below this a group counts as zeros: its reciprocal scale would overflow.
+const SMALLEST: f32 = 1e-30;
+
+/// Thirty-two signed bytes, aligned to their vector.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(align(32))]
+pub(crate) struct Group(pub(crate) [u8; GROUP]);
+
+/// Quantised rows. The memory is kept from call to call.
+#[derive(Debug, Default)]
+pub(crate) struct Int8Rows {
+    /// Groups in a row.
+    per_row: usize,
+    quants: Vec<Group>,
+    scales: Vec<f32>,
+    /// Sums of the first and the second sixteen of each group.
+    sums: Vec<[f32; 2]>,
+}
+
+/// One row of [`Int8Rows`], an entry for each group.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Int8Row<'a> {
+    pub(crate) quants: &'a [Group],
+    pub(crate) scales: &'a [f32],
+    pub(crate) sums: &'a [[f32; 2]],
+}
+
+impl Int8Rows {
+    /// Row `index`.
+    #[inline(always)]
+    pub(crate) fn row(&self, index: usize) -> Int8Row<'_> {
+        let groups = index * self.per_row..(index + 1) * self.per_row;
+        Int8Row {
+            quants: &self.quants[groups.clone()],
+            scales: &self.scales[groups.clone()],
+            sums: &self.sums[groups],
+        }
+    }
+
+    fn resize(&mut self, rows: usize, per_row: usize) {
+        self.per_row = per_row;
+        self.quants.resize(rows * per_row, Group::default());
+        self.scales.resize(rows * per_row, 0.0);
+        self.sums.resize(rows * per_row, [0.0; 2]);
+    }
+}
+
+/// Quantises `x` `(rows, cols)`; `cols` is a multiple of 32.
+#[inline(always)]
+pub(crate) fn quantize<I: Isa>(isa: I, x: &[f32], cols: usize, out: &mut Int8Rows) {
+    assert!(cols > 0 && cols.is_multiple_of(GROUP) && x.len().is_multiple_of(cols));
+    out.resize(x.len() / cols, cols / GROUP);
+    for (i, x) in x.as_chunks().0.iter().enumerate() {
+        quantize_group(isa, x, &mut out.quants[i], &mut out.scales[i], &mut out.sums[i]);
+    }
+}
+
+#[inline(always)]
+fn quantize_group<I: Isa>(
+    isa: I,
+    x: &[f32; GROUP],
+    q: &mut Group,
+    scale: &mut f32,
+    sums: &mut [f32; 2],
+) {
+    let (mut top, mut poison) = (isa.splat(0.0), isa.splat(0.0));
+    for at in (0..GROUP).step_by(I::LANES) {
+        let x = isa.load(&x[at..]);
+        top = isa.max(isa.max(x, isa.sub(isa.splat(0.0), x)), top);
+        poison = isa.fma(x, isa.splat(0.0), poison);
+    }
+    let top = isa.reduce_max(top);
+    // NaN where a value is not finite, else 0: bytes cannot hold it, the scale can.
+    let poison = isa.reduce_sum(poison);
+    let inverse = if top > SMALLEST { 127.0 / top } else { 0.0 };
+    *scale = poison + if top > SMALLEST { top / 127.0 } else { 0.0 };
+    let mut rounded = [0.0; GROUP];
+    for at in (0..GROUP).step_by(I::LANES) {
+        let scaled = isa.mul(isa.load(&x[at..]), isa.splat(inverse));
+        isa.store(isa.round(scaled), &mut rounded[at..]);
+    }
+    isa.narrow(&rounded, &mut q.0);
+    // Whole numbers below 2^24: exact in any order.
+    for half in 0..2 {
+        let mut total = isa.splat(0.0);
+        for at in (0..GROUP / 2).step_by(I::LANES) {
+            total = isa.add(total, isa.load(&rounded[half * GROUP / 2 + at..]));
+        }
+        sums[half] = *scale * isa.reduce_sum(total);
+    }
+}

@@ -1,0 +1,163 @@
+//! The product of many rows, `C += A B`, from packed operands. `A` comes in strips of six rows,
+//! `[k][6]`; `B` in panels of sixteen columns, `[k][16]`. Twelve vectors of `C` stay in registers
+//! while `k` runs. Each element of a tile is one chain of multiply-adds in the order of `k`, added
+//! to what `C` held.
+
+// Plain loops over constant ranges unroll, and sums stay in registers. Iterator adaptors and
+// closures are compiled without the features of the instruction set, and may stay calls.
+#![allow(clippy::needless_range_loop, reason = "see above")]
+
+use crate::Format;
+use crate::cpu::isa::Isa;
+use crate::format::{Block, BlockVisitor};
+
+/// Rows of a strip of `A`.
+pub(crate) const STRIP: usize = 6;
+/// Columns of a panel of `B`.
+pub(crate) const PANEL: usize = 16;
+
+/// What a product is added to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// Zero; what the tile held is not read.
+    Zero,
+    /// What the tile holds.
+    Held,
+}
+
+/// `c[i][j] (+)= Σ_k a[k][i] panels[j / 16][k][j % 16]` for the rows and columns that `c` has: at
+/// most six rows of equal length.
+#[inline(always)]
+pub(crate) fn multiply<I: Isa>(
+    isa: I,
+    a: &[f32],
+    panels: &[f32],
+    start: Start,
+    c: &mut [&mut [f32]],
+) {
+    match c.len() {
+        1 => strip::<I, 1>(isa, a, panels, start, c),
+        2 => strip::<I, 2>(isa, a, panels, start, c),
+        3 => strip::<I, 3>(isa, a, panels, start, c),
+        4 => strip::<I, 4>(isa, a, panels, start, c),
+        5 => strip::<I, 5>(isa, a, panels, start, c),
+        _ => strip::<I, 6>(isa, a, panels, start, c),
+    }
+}
+
+#[inline(always)]
+fn strip<I: Isa, const R: usize>(
+    isa: I,
+    a: &[f32],
+    panels: &[f32],
+    start: Start,
+    c: &mut [&mut [f32]],
+) {
+    assert_eq!(c.len(), R);
+    let a = a.as_chunks::<STRIP>().0;
+    let cols = c[0].len();
+    for (p, panel) in panels.chunks_exact(a.len() * PANEL).enumerate() {
+        let (from, to) = (p * PANEL, cols.min((p + 1) * PANEL));
+        let panel = panel.as_chunks::<PANEL>().0;
+        if to - from == PANEL {
+            let mut tile: [&mut [f32]; R] = each_row(c, from, to);
+            multiply_tile(isa, a, panel, start, &mut tile);
+            continue;
+        }
+        let mut whole = [[0.0; PANEL]; R];
+        for (whole, c) in whole.iter_mut().zip(c.iter()) {
+            if start == Start::Held {
+                whole[..to - from].copy_from_slice(&c[from..to]);
+            }
+        }
+        multiply_tile(isa, a, panel, start, &mut whole.each_mut().map(|row| &mut row[..]));
+        for (whole, c) in whole.iter().zip(c.iter_mut()) {
+            c[from..to].copy_from_slice(&whole[..to - from]);
+        }
+    }
+}
+
+/// Columns `from..to` of each row.
+#[inline(always)]
+fn each_row<'a, const R: usize>(
+    c: &'a mut [&mut [f32]],
+    from: usize,
+    to: usize,
+) -> [&'a mut [f32]; R] {
+    let mut rows = c.iter_mut();
+    std::array::from_fn(|_| rows.next().map_or(&mut [][..], |row| &mut row[from..to]))
+}
+
+#[inline(always)]
+fn multiply_tile<I: Isa, const R: usize>(
+    isa: I,
+    a: &[[f32; STRIP]],
+    panel: &[[f32; PANEL]],
+    start: Start,
+    c: &mut [&mut [f32]; R],
+) {
+    const { assert!(2 * I::LANES == PANEL && R <= STRIP) };
+    let panel = &panel[..a.len()];
+    let mut sums = [[isa.splat(0.0); 2]; R];
+    for k in 0..a.len() {
+        let (low, high) = (isa.load(&panel[k]), isa.load(&panel[k][I::LANES..]));
+        for r in 0..R {
+            let a = isa.splat(a[k][r]);
+            sums[r] = [isa.fma(a, low, sums[r][0]), isa.fma(a, high, sums[r][1])];
+        }
+    }
+    for r in 0..R {
+        // Added last: the next tile can begin before this one's memory has come.
+        if start == Start::Held {
+            sums[r][0] = isa.add(isa.load(c[r]), sums[r][0]);
+            sums[r][1] = isa.add(isa.load(&c[r][I::LANES..]), sums[r][1]);
+        }
+        isa.store(sums[r][0], c[r]);
+        isa.store(sums[r][1], &mut c[r][I::LANES..]);
+    }
+}
+
+/// Sixteen rows, `stride` apart, over the depth of `panel` `[depth][16]`.
+#[inline(always)]
+pub(crate) fn pack<I: Isa>(isa: I, rows: &[f32], stride: usize, panel: &mut [f32]) {
+    const { assert!(I::LANES == 8 && PANEL == 16) };
+    let panel = panel.as_chunks_mut::<PANEL>().0;
+    let (whole, depth) = (panel.len() / 8 * 8, panel.len());
+    for k in (0..whole).step_by(8) {
+        for half in 0..2 {
+            let mut block = [isa.splat(0.0); 8];
+            for i in 0..8 {
+                block[i] = isa.load(&rows[(8 * half + i) * stride + k..]);
+            }
+            let block = isa.transpose(block);
+            for i in 0..8 {
+                isa.store(block[i], &mut panel[k + i][8 * half..]);
+            }
+        }
+    }
+    for k in whole..depth {
+        for i in 0..PANEL {
+            panel[k][i] = rows[i * stride + k];
+        }
+    }
+}
+
+/// The weights of whole blocks; compiled for the instruction set of the caller.
+#[inline(always)]
+pub(crate) fn dequantize<I: Isa>(_: I, format: Format, bytes: &[u8], out: &mut [f32]) {
+    format.visit(Dequantize { bytes, out });
+}
+
+struct Dequantize<'a> {
+    bytes: &'a [u8],
+    out: &'a mut [f32],
+}
+
+impl BlockVisitor for Dequantize<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn visit<B: Block>(self) {
+        B::dequantize_row(B::row(self.bytes), self.out);
+    }
+}

@@ -1,0 +1,120 @@
+//! A weight matrix on the processor: the bytes of a file where they lie, or a buffer that is
+//! trained. Either is read as rows of blocks of its [`Format`].
+
+use std::ops::Range;
+
+use super::{CpuBuf, Kernels};
+use crate::{Format, OutOfMemory, WeightData};
+
+/// A `(rows, cols)` weight.
+#[derive(Debug)]
+pub enum CpuWeight {
+    /// As the file holds it; mapped files are not copied.
+    Frozen(WeightData),
+    /// Values that training changes.
+    Trainable {
+        /// `(rows, cols)`.
+        values: CpuBuf,
+        /// Output features.
+        rows: usize,
+        /// Input features.
+        cols: usize,
+    },
+}
+
+/// Consecutive rows of a weight as bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowBytes<'a> {
+    /// Encoding.
+    pub(crate) format: Format,
+    /// Whole rows, one after the other.
+    pub(crate) bytes: &'a [u8],
+    /// Bytes of one row.
+    pub(crate) stride: usize,
+}
+
+impl<'a> RowBytes<'a> {
+    /// Row `index`.
+    #[inline(always)]
+    pub(crate) fn row(&self, index: usize) -> &'a [u8] {
+        &self.bytes[index * self.stride..][..self.stride]
+    }
+}
+
+impl CpuWeight {
+    /// Takes a weight as it is. Panics where the bytes are not `rows` rows of `cols` values.
+    pub(crate) fn new(data: WeightData) -> Result<Self, OutOfMemory> {
+        let bytes = data.format.row_bytes(data.cols).and_then(|row| row.checked_mul(data.rows));
+        assert_eq!(bytes, Some(data.bytes.len()), "{} {} x {}", data.format, data.rows, data.cols);
+        Ok(Self::Frozen(data))
+    }
+
+    /// A trainable matrix. Panics where `values` is too short.
+    pub(crate) fn from_values(values: CpuBuf, rows: usize, cols: usize) -> Self {
+        let len = rows.checked_mul(cols);
+        assert!(len.is_some_and(|len| len <= values.len()), "{rows} x {cols}");
+        Self::Trainable { values, rows, cols }
+    }
+
+    /// The values of a trainable matrix.
+    pub(crate) fn values_mut(&mut self) -> Option<&mut CpuBuf> {
+        match self {
+            Self::Frozen(_) => None,
+            Self::Trainable { values, .. } => Some(values),
+        }
+    }
+
+    /// Output features.
+    pub fn rows(&self) -> usize {
+        match self {
+            Self::Frozen(data) => data.rows,
+            Self::Trainable { rows, .. } => *rows,
+        }
+    }
+
+    /// Input features.
+    pub fn cols(&self) -> usize {
+        match self {
+            Self::Frozen(data) => data.cols,
+            Self::Trainable { cols, .. } => *cols,
+        }
+    }
+
+    /// Encoding of the rows.
+    pub fn format(&self) -> Format {
+        match self {
+            Self::Frozen(data) => data.format,
+            Self::Trainable { .. } => Format::F32,
+        }
+    }
+
+    /// Bytes of one row.
+    pub(super) fn row_bytes(&self) -> usize {
+        self.cols() / self.format().block_len() * self.format().block_bytes()
+    }
+
+    /// The bytes of `rows`.
+    pub(super) fn row_range(&self, rows: Range<usize>) -> RowBytes<'_> {
+        let stride = self.row_bytes();
+        let all = match self {
+            Self::Frozen(data) => &data.bytes,
+            Self::Trainable { values, .. } => bytemuck::cast_slice(values),
+        };
+        let bytes = &all[rows.start * stride..rows.end * stride];
+        RowBytes { format: self.format(), bytes, stride }
+    }
+
+    /// Values `cols` of `row`; both ends of `cols` lie on blocks.
+    pub(super) fn dequantize(
+        &self,
+        kernels: &Kernels,
+        row: usize,
+        cols: Range<usize>,
+        out: &mut [f32],
+    ) {
+        let (len, bytes) = (self.format().block_len(), self.format().block_bytes());
+        let blocks = cols.start / len * bytes..cols.end / len * bytes;
+        let row = self.row_range(row..row + 1);
+        (kernels.dequantize)(row.format, &row.bytes[blocks], out);
+    }
+}
