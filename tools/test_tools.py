@@ -41,6 +41,7 @@ class CheckTree(unittest.TestCase):
         self.assertEqual(self.notes("a.rs", code * 400 + tests), [])
         self.assertIn("the aim is 500", self.notes("a.rs", code * 501)[0])
         self.assertIn("at most 800", self.errors("a.rs", code * 801)[0])
+        self.assertEqual(self.errors("crates/puna/tests/a.rs", code * 801), [])
         self.assertEqual(self.errors("a.rs", "    0x12, 0x34, 56,\n" * 2000), [])
 
     def test_long_functions(self):

@@ -11,8 +11,8 @@ use puna::checkpoint::{Checkpoint, TokenizerSource};
 use puna::config::{GenerationConfig, LlamaConfig};
 use puna::model::rope::Rope;
 use puna::tokenizer::{
-    ChatOptions, ChatTemplate, DecodeOptions, EncodeOptions, GgufTokenizer, Llama3Specials,
-    LlamaTokenizer, LlamaTokenizerFast, ModelProto, SentencePiece, Tokenizer, TokenizerConfig,
+    ChatOptions, ChatTemplate, DecodeOptions, EncodeOptions, Llama3Specials, LlamaTokenizer,
+    LlamaTokenizerFast, ModelProto, SentencePiece, Tokenizer, TokenizerConfig,
 };
 use scratch::Scratch;
 
@@ -35,35 +35,12 @@ pub fn gguf(bytes: &[u8]) -> bool {
     if let Ok(checkpoint) = &checkpoint
         && let TokenizerSource::Gguf(found) = checkpoint.tokenizer()
     {
-        use_tokenizer(Tokenizer::from_gguf(&parts(found)));
+        use_tokenizer(Tokenizer::from_gguf(found));
         if let Some(source) = &found.chat_template {
             render(source, "Hello");
         }
     }
     read(checkpoint)
-}
-
-/// What the reader found, as the tokenizer takes it.
-fn parts(found: &puna::checkpoint::GgufTokenizer) -> GgufTokenizer {
-    let found = found.clone();
-    GgufTokenizer {
-        model: found.model,
-        pre: found.pre,
-        tokens: found.tokens,
-        scores: found.scores,
-        token_types: found.token_types,
-        merges: found.merges,
-        bos_token_id: found.bos_token_id,
-        eos_token_id: found.eos_token_id,
-        unk_token_id: found.unk_token_id,
-        pad_token_id: found.pad_token_id,
-        eot_token_id: found.eot_token_id,
-        add_bos_token: found.add_bos_token,
-        add_eos_token: found.add_eos_token,
-        add_space_prefix: found.add_space_prefix,
-        remove_extra_whitespaces: None,
-        chat_template: found.chat_template,
-    }
 }
 
 /// `pytorch_model.bin`: the bytes as the whole file, and as the pickle of a zip file with one storage.

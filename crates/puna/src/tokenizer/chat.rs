@@ -15,7 +15,7 @@ use serde_json::{Map, Value as Json};
 
 use super::added::SpecialTokens;
 use super::chat_source::{GENERATION, WEIGH, rewrite, take_marks};
-use super::chat_values::{Limited, strftime, tojson, weigh};
+use super::chat_values::{Limited, python_method, strftime, tojson, weigh};
 
 const NAME: &str = "chat_template";
 const MAX_SOURCE_BYTES: usize = 512 << 10;
@@ -132,8 +132,7 @@ impl ChatTemplate {
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(|error| ChatError::Syntax(error.to_string()))?);
         environment.set_recursion_limit(MAX_DEPTH);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_unknown_method_callback(python_method);
         environment.remove_global("debug");
         environment.add_filter("tojson", tojson);
         environment.add_function("raise_exception", raise_exception);
@@ -471,7 +470,9 @@ mod tests {
             "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
             "{% macro f(n) %}{{ f(n) }}{% endmacro %}{{ f(1) }}",
             "{% macro f(n) %}{{ f(n) }}{{ f(n) }}{% endmacro %}{{ f(1) }}",
-            "{{ '%99999999999d' % 1 }}",
+            "{{ '%99999999999d' | format(1) }}",
+            "{{ '{:<999999999}'.format(1) }}",
+            "{{ '{:.99999999999999999999f}'.format(1.5) }}",
             "{{ 'x' | indent(10**10) }}",
             "{{ [[[[1]]]] | tojson(indent=10**10) }}{{ '-' * 10**10 }}",
             "{{ 'a' | replace('', 'b' * 10**6) * 10**6 }}",
@@ -490,6 +491,12 @@ mod tests {
         assert!(say(&nested).is_err());
         let brackets = format!("{{{{ {}1{} }}}}", "[".repeat(50_000), "]".repeat(50_000));
         assert!(say(&brackets).is_err());
+    }
+
+    #[test]
+    fn widths_that_make_sense_are_allowed() {
+        let text = say("{{ '{:>5}|{:.2f}|{}'.format(7, 1.5, 'a') }}").unwrap();
+        assert_eq!(text, "    7|1.50|a");
     }
 
     #[test]

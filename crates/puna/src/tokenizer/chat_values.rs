@@ -105,6 +105,24 @@ pub(super) fn tojson(state: &State, value: &Value, options: Kwargs) -> Result<Va
     Ok(Value::from(text))
 }
 
+/// Python's methods of strings, lists and dicts. `str.format` writes as many characters as the
+/// widths in it say before the engine charges for them, so they are paid for here, in advance.
+pub(super) fn python_method(
+    state: &mut State,
+    value: &Value,
+    method: &str,
+    args: &[Value],
+) -> Result<Value, Error> {
+    if method == "format"
+        && let Some(text) = value.as_str()
+    {
+        let numbers = text.split(|c: char| !c.is_ascii_digit()).filter(|number| !number.is_empty());
+        let widths = numbers.map(|number| number.parse().unwrap_or(u64::MAX));
+        state.consume_fuel(widths.fold(0, u64::saturating_add) / 16)?;
+    }
+    minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
+}
+
 fn dump(value: &impl Serialize, style: PythonStyle) -> Result<String, Error> {
     let mut out = Limited { bytes: Vec::new(), limit: MAX_JSON_BYTES, is_full: false };
     let mut serializer = serde_json::Serializer::with_formatter(&mut out, style);
