@@ -120,7 +120,7 @@ fn prompts() -> Vec<Request> {
 fn alone(golden: &Golden) -> Vec<Vec<u32>> {
     prompts()
         .iter()
-        .map(|r| complete(&mut engine(golden, &OPTIONS), &[r.clone()]).remove(0))
+        .map(|r| complete(&mut engine(golden, &OPTIONS), std::slice::from_ref(r)).remove(0))
         .collect()
 }
 
@@ -154,12 +154,12 @@ fn a_kept_beginning_changes_nothing() {
     let golden = &golden::models()[0];
     let mut engine = engine(golden, &OPTIONS);
     let first = greedy(&prompts()[1].prompt_ids, 10);
-    let answer = complete(&mut engine, &[first.clone()]).remove(0);
+    let answer = complete(&mut engine, std::slice::from_ref(&first)).remove(0);
     let mut turn = first.prompt_ids;
     turn.extend(&answer);
     turn.extend([5, 6, 7]);
     let second = greedy(&turn, 10);
-    let warm = complete(&mut engine, &[second.clone()]);
+    let warm = complete(&mut engine, std::slice::from_ref(&second));
     let n_rows = |engine: &mut Engine<Cpu>, request: &Request| {
         engine.submit(request.clone()).unwrap();
         let mut steps = 0;
@@ -169,7 +169,7 @@ fn a_kept_beginning_changes_nothing() {
         steps
     };
     let mut cold = crate::engine(golden, &OPTIONS);
-    assert_eq!(warm, complete(&mut cold, &[second.clone()]));
+    assert_eq!(warm, complete(&mut cold, std::slice::from_ref(&second)));
     // 53 tokens in chunks of 16 take four steps; with 50 of them kept, one.
     let mut fresh = crate::engine(golden, &OPTIONS);
     assert_eq!((n_rows(&mut fresh, &second), n_rows(&mut engine, &second)), (3, 0));

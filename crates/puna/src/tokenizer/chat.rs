@@ -228,7 +228,7 @@ impl ChatTemplate {
 /// Variable that carries the marks to the filter.
 const MARKS: &str = "puna_generation_marks";
 
-fn mark_generation(state: &mut State, text: String) -> Result<String, Error> {
+fn mark_generation(state: &mut State, text: &str) -> Result<String, Error> {
     let marks = state.lookup(MARKS).unwrap_or_default();
     let mark = |index: usize| {
         let mark = marks.get_item_by_index(index).ok();

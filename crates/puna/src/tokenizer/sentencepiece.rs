@@ -535,11 +535,13 @@ impl PieceDecoder {
             _ => {
                 self.flush(out);
                 let mut text = piece.text.as_str();
-                if !self.has_text && !self.dropped_prefix && model.strips_prefix() {
-                    if let Some(rest) = text.strip_prefix(SPACE_MARK) {
-                        text = rest;
-                        self.dropped_prefix = !model.proto.remove_extra_whitespaces;
-                    }
+                if !self.has_text
+                    && !self.dropped_prefix
+                    && model.strips_prefix()
+                    && let Some(rest) = text.strip_prefix(SPACE_MARK)
+                {
+                    text = rest;
+                    self.dropped_prefix = !model.proto.remove_extra_whitespaces;
                 }
                 self.has_text |= !text.is_empty();
                 out.extend(text.chars().map(|c| if c == SPACE_MARK { ' ' } else { c }));
