@@ -45,10 +45,13 @@ pub(super) fn embed<B: Backend>(b: &B) -> Vec<f32> {
     let table = random.values(rows * width, 1.0);
     let weight = b.weight_from(upload(b, &table), rows, width);
     let mut y = poisoned(b, ids.len() * width);
-    b.embed(&weight, &ids, &mut y);
-    let y = download(b, &y, ids.len() * width);
-    for (y, id) in y.chunks(width).zip(ids) {
-        assert_eq!(y, &table[id as usize * width..][..width]);
+    for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
+        b.embed(&weight, &ids, dtype, &mut y);
+        let y = download(b, &y, ids.len() * width);
+        for (y, id) in y.chunks(width).zip(ids) {
+            let row = table[id as usize * width..][..width].iter();
+            assert_eq!(y, row.map(|&x| dtype.round(x)).collect::<Vec<_>>());
+        }
     }
     let (dy, held) = (random.values(ids.len() * width, 1.0), random.values(rows * width, 1.0));
     let mut dtable = upload(b, &held);

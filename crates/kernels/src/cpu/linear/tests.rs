@@ -382,7 +382,7 @@ fn embedding_and_its_backward() {
             let values = reference(&table);
             let ids = [8, 0, 3, 3, 8];
             let mut y = poisoned(5 * 256);
-            embed::forward(&cpu, &table, &ids, &mut y);
+            embed::forward(&cpu, &table, &ids, Dtype::F32, &mut y);
             for (y, id) in y.chunks(256).zip(ids) {
                 assert_eq!(bits(y), bits(&values[id as usize * 256..][..256]), "{isa} {format}");
             }
