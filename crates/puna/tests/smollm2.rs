@@ -1,0 +1,233 @@
+//! SmolLM2-135M-Instruct against Transformers in f32 (`tools/smollm2_goldens.py`): greedy tokens,
+//! perplexity, tokens of a megabyte of mixed text. The model is `$PUNA_TEST_MODEL`, or what
+//! `puna pull smollm2` left in Puna's cache; where it is absent the tests say that they skipped.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use puna::checkpoint::{Checkpoint, TokenizerSource};
+use puna::model::{
+    DynamicCache, LlamaForCausalLM, LoadOptions, LogitsToKeep, Loss, PaddedInputs, Tokens, Trace,
+};
+use puna::tokenizer::{ChatOptions, ChatTemplate, EncodeOptions, Tokenizer};
+use puna_kernels::{Cpu, CpuOptions, Dtype};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+type Model = LlamaForCausalLM<Cpu>;
+
+fn read(name: &str) -> String {
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/smollm2")).join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn json(name: &str) -> Value {
+    serde_json::from_str(&read(name)).unwrap()
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+/// The model's file, where it is.
+fn model_file() -> Option<PathBuf> {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    if let Some(path) = variable("PUNA_TEST_MODEL") {
+        return Some(path.into());
+    }
+    let cache = variable("PUNA_HOME").map(PathBuf::from).or_else(|| {
+        let base = variable("XDG_CACHE_HOME").map(PathBuf::from);
+        let base = base.or_else(|| variable("HOME").map(|home| Path::new(&home).join(".cache")));
+        base.map(|base| base.join("puna"))
+    })?;
+    let golden = json("greedy.json");
+    let sha256 = golden["about"]["gguf_sha256"].as_str().unwrap();
+    Some(cache.join("blobs").join(sha256).join("SmolLM2-135M-Instruct.Q4_1.gguf"))
+}
+
+fn checkpoint() -> Option<Checkpoint> {
+    let Some(path) = model_file().filter(|path| path.is_file()) else {
+        println!("skipped: no SmolLM2 here; run `puna pull smollm2` or set PUNA_TEST_MODEL");
+        return None;
+    };
+    Some(Checkpoint::open(path).unwrap())
+}
+
+fn tokenizer(checkpoint: &Checkpoint) -> (Tokenizer, ChatTemplate) {
+    let TokenizerSource::Gguf(found) = checkpoint.tokenizer() else { panic!("no tokenizer") };
+    let template = found.chat_template.as_deref().expect("the file carries a template");
+    (Tokenizer::from_gguf(found).unwrap(), ChatTemplate::new(template).unwrap())
+}
+
+fn load(checkpoint: &Checkpoint, dequantize: bool) -> Model {
+    let cpu = Arc::new(Cpu::new(&CpuOptions { threads: 2, ..CpuOptions::default() }).unwrap());
+    let options = LoadOptions { dequantize, ..LoadOptions::default() };
+    Model::load(cpu, checkpoint, &options).unwrap().model
+}
+
+/// The weights in f32, loaded once for all tests.
+fn exact_model(checkpoint: &Checkpoint) -> &'static Model {
+    static MODEL: OnceLock<Model> = OnceLock::new();
+    MODEL.get_or_init(|| load(checkpoint, true))
+}
+
+fn forward(
+    model: &Model,
+    ids: &[u32],
+    keep: LogitsToKeep<'_>,
+    cache: &mut DynamicCache<Cpu>,
+) -> Vec<f32> {
+    let inputs = PaddedInputs {
+        tokens: Tokens::Ids(ids),
+        batch: 1,
+        len: ids.len(),
+        attention_mask: None,
+        position_ids: None,
+    };
+    model.forward(&inputs, keep, cache, &mut Trace::default()).unwrap().logits
+}
+
+fn greedy(model: &Model, prompt_ids: &[u32], new_tokens: usize, eos: u32) -> Vec<u32> {
+    let capacity = prompt_ids.len() + new_tokens;
+    let mut cache = DynamicCache::new(&model.model, 1, capacity, Dtype::F32).unwrap();
+    let mut completion: Vec<u32> = Vec::new();
+    while completion.len() < new_tokens && completion.last() != Some(&eos) {
+        let rows = completion.last().map_or(prompt_ids, std::slice::from_ref);
+        let logits = forward(model, rows, LogitsToKeep::Last(1), &mut cache);
+        let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
+        completion.push(best as u32);
+    }
+    completion
+}
+
+/// Each step's winner leads by at least 0.01; two f32 computations of these logits, which are of
+/// order 20 after 30 blocks, differ by some 1e-4.
+#[test]
+fn greedy_tokens_equal_those_of_transformers() {
+    let Some(checkpoint) = checkpoint() else { return };
+    let (tokenizer, template) = tokenizer(&checkpoint);
+    let model = exact_model(&checkpoint);
+    let (golden, prompts) = (json("greedy.json"), json("prompts.json"));
+    let new_tokens = golden["new_tokens"].as_u64().unwrap() as usize;
+    let eos = golden["eos_token_id"].as_u64().unwrap() as u32;
+    let cases = golden["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 14);
+    for case in cases {
+        let name = case["prompt"].as_str().unwrap();
+        let (kind, index) = name.split_once('/').unwrap();
+        let prompt = &prompts[kind][index.parse::<usize>().unwrap()];
+        let text = match prompt.as_str() {
+            Some(text) => text.to_owned(),
+            None => {
+                let options = ChatOptions { add_generation_prompt: true, ..ChatOptions::default() };
+                template.render(prompt, &options).unwrap().text
+            }
+        };
+        let prompt_ids = tokenizer.encode(&text, EncodeOptions::PLAIN).unwrap();
+        assert_eq!(prompt_ids, ids(&case["prompt_ids"]), "{name}: prompt");
+        assert_eq!(greedy(model, &prompt_ids, new_tokens, eos), ids(&case["ids"]), "{name}");
+    }
+}
+
+/// Mean negative log-probability over windows that do not overlap, the first id of each given.
+fn mean_nll(model: &Model, ids: &[u32], context: usize) -> f64 {
+    let (mut total, mut tokens) = (0.0, 0);
+    for window in ids.chunks(context) {
+        let mut cache = DynamicCache::new(&model.model, 1, window.len(), Dtype::F32).unwrap();
+        let logits = forward(model, window, LogitsToKeep::All, &mut cache);
+        let labels: Vec<i64> = window.iter().map(|&id| id.into()).collect();
+        let loss = Loss::SumOver(1.0);
+        let sum = puna::model::causal_lm_loss(&model.model, &logits, &labels, window.len(), loss);
+        total += f64::from(sum.unwrap());
+        tokens += window.len() - 1;
+    }
+    total / tokens as f64
+}
+
+#[test]
+fn perplexity_is_that_of_transformers() {
+    let Some(checkpoint) = checkpoint() else { return };
+    let golden = json("perplexity.json");
+    let mut text_ids =
+        tokenizer(&checkpoint).0.encode(&read("perplexity.txt"), EncodeOptions::PLAIN).unwrap();
+    assert_eq!(text_ids.len() as u64, golden["text_tokens"].as_u64().unwrap());
+    text_ids.truncate(1024);
+    assert_eq!(text_ids, ids(&golden["ids"]));
+    // Exact weights: rounding only. Quantised kernels also round activations to 8 bits.
+    let quantised = load(&checkpoint, false);
+    for (model, tolerance) in [(exact_model(&checkpoint), 0.0002), (&quantised, 0.005)] {
+        for case in golden["cases"].as_array().unwrap() {
+            let context = case["context"].as_u64().unwrap() as usize;
+            let ppl = mean_nll(model, &text_ids, context).exp();
+            let expected = case["ppl"].as_f64().unwrap();
+            let off = (ppl / expected - 1.0).abs();
+            println!("context {context}: {ppl:.5}, Transformers {expected:.5}");
+            assert!(off < tolerance, "context {context}: {ppl} is {off} off {expected}");
+        }
+    }
+}
+
+/// splitmix64 (Steele, Lea and Flood, 2014), as `tools/mixed_text.py` has it.
+struct SplitMix64(u64);
+
+impl SplitMix64 {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % n as u64) as usize
+    }
+}
+
+/// The text that `mixed_text.json` describes.
+fn mixed_text(spec: &Value) -> String {
+    let mut rng = SplitMix64(spec["seed"].as_u64().unwrap());
+    let fragments: Vec<&str> =
+        spec["fragments"].as_array().unwrap().iter().map(|text| text.as_str().unwrap()).collect();
+    let point = |value: &Value| u32::from_str_radix(value.as_str().unwrap(), 16).unwrap();
+    let ranges: Vec<(u32, usize)> = spec["ranges"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|range| (point(&range[0]), (point(&range[1]) - point(&range[0]) + 1) as usize))
+        .collect();
+    let mut text = String::new();
+    while text.len() < spec["bytes"].as_u64().unwrap() as usize {
+        let kind = rng.below(16);
+        if kind < 12 {
+            text.push_str(fragments[rng.below(fragments.len())]);
+            continue;
+        }
+        let (low, count) = ranges[rng.below(ranges.len())];
+        let character = |rng: &mut SplitMix64| {
+            char::from_u32(low + rng.below(count) as u32).expect("the ranges hold characters")
+        };
+        if kind < 15 {
+            let length = 1 + rng.below(8);
+            text.extend((0..length).map(|_| character(&mut rng)));
+        } else {
+            let length = 1 + rng.below(200);
+            text.extend(std::iter::repeat_n(character(&mut rng), length));
+        }
+    }
+    text
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn a_megabyte_of_mixed_text_has_the_same_tokens() {
+    let golden = json("tokenization.json");
+    let text = mixed_text(&json("mixed_text.json"));
+    assert_eq!(sha256(text.as_bytes()), golden["text_sha256"].as_str().unwrap());
+    let Some(checkpoint) = checkpoint() else { return };
+    let found = tokenizer(&checkpoint).0.encode(&text, EncodeOptions::PLAIN).unwrap();
+    let first = ids(&golden["first_ids"]);
+    assert_eq!(found[..first.len()], first);
+    assert_eq!(found.len() as u64, golden["n_ids"].as_u64().unwrap());
+    let bytes: Vec<u8> = found.iter().flat_map(|id| id.to_le_bytes()).collect();
+    assert_eq!(sha256(&bytes), golden["ids_sha256"].as_str().unwrap());
+}
