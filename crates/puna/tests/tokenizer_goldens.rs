@@ -213,8 +213,6 @@ fn with_flags(tokenizer: &Tokenizer, flags: &Value) -> Tokenizer {
 fn outcome(tokenizer: &Tokenizer, name: &str, case: &Value) -> Option<Value> {
     let args = case["args"].as_array().unwrap();
     let flagged = || with_flags(tokenizer, &args[0]);
-    let plain =
-        |text: &Value| tokenizer.encode(text.as_str().unwrap(), EncodeOptions::PLAIN).unwrap();
     let is_ids =
         |value: &&Value| value.as_array().is_some_and(|list| list.iter().all(Value::is_u64));
     let second = args.get(2).filter(is_ids).map(ids);
@@ -254,6 +252,28 @@ fn outcome(tokenizer: &Tokenizer, name: &str, case: &Value) -> Option<Value> {
             }
             .into()
         }
+        "encode"
+        | "call_pair"
+        | "encode_split_special"
+        | "encode_is_split_into_words"
+        | "convert_tokens_to_ids" => return encoded(tokenizer, name, case),
+        "decode_cleanup" => cleaned_up(tokenizer, args),
+        "decode" => decoded(tokenizer, &ids(&args[0])),
+        "added_token" => added_token(tokenizer, args),
+        "save_vocabulary" => saved(tokenizer),
+        "post_processor_missing" => missing_token(tokenizer, &args[0]),
+        "chat_template" => chat(tokenizer, args),
+        _ => return None,
+    })
+}
+
+/// The cases that end in ids.
+fn encoded(tokenizer: &Tokenizer, name: &str, case: &Value) -> Option<Value> {
+    let args = case["args"].as_array().unwrap();
+    let flagged = || with_flags(tokenizer, &args[0]);
+    let plain =
+        |text: &Value| tokenizer.encode(text.as_str().unwrap(), EncodeOptions::PLAIN).unwrap();
+    Some(match name {
         "encode" => {
             flagged().encode(args[1].as_str().unwrap(), EncodeOptions::default()).unwrap().into()
         }
@@ -280,12 +300,6 @@ fn outcome(tokenizer: &Tokenizer, name: &str, case: &Value) -> Option<Value> {
             let token = args[0].as_str().unwrap();
             tokenizer.token_to_id(token).or(tokenizer.unk_token_id()).unwrap().into()
         }
-        "decode_cleanup" => cleaned_up(tokenizer, args),
-        "decode" => decoded(tokenizer, &ids(&args[0])),
-        "added_token" => added_token(tokenizer, args),
-        "save_vocabulary" => saved(tokenizer),
-        "post_processor_missing" => missing_token(tokenizer, &args[0]),
-        "chat_template" => chat(tokenizer, args),
         _ => return None,
     })
 }

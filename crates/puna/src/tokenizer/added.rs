@@ -102,19 +102,33 @@ impl SpecialTokens {
 }
 
 /// Added tokens by id and by text, and a trie to find them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct AddedVocabulary {
     by_id: BTreeMap<u32, AddedToken>,
     ids: HashMap<String, u32>,
     /// `(node, byte) -> node`; node 0 is the root.
     edges: HashMap<(u32, u8), u32, SeededState>,
     is_end: Vec<bool>,
+    /// Whether a token starts with each byte.
+    starts: [bool; 256],
+}
+
+impl Default for AddedVocabulary {
+    fn default() -> Self {
+        Self {
+            by_id: BTreeMap::new(),
+            ids: HashMap::new(),
+            edges: HashMap::default(),
+            is_end: vec![false],
+            starts: [false; 256],
+        }
+    }
 }
 
 impl AddedVocabulary {
     pub(super) fn insert(&mut self, id: u32, token: AddedToken) {
-        if self.is_end.is_empty() {
-            self.is_end.push(false);
+        if let Some(&first) = token.content.as_bytes().first() {
+            self.starts[usize::from(first)] = true;
         }
         let mut node = 0;
         for byte in token.content.bytes() {
@@ -158,15 +172,14 @@ impl AddedVocabulary {
 
     /// Cuts `text` at added tokens; no part is empty.
     pub(super) fn split<'t>(&self, text: &'t str) -> Vec<&'t str> {
-        let mut starts = [false; 256];
-        for byte in 0..=255 {
-            starts[usize::from(byte)] = self.edges.contains_key(&(0, byte));
-        }
         let bytes = text.as_bytes();
         let (mut parts, mut begin, mut at) = (Vec::new(), 0, 0);
         while at < bytes.len() {
-            let found =
-                if starts[usize::from(bytes[at])] { self.longest_at(&bytes[at..]) } else { None };
+            let found = if self.starts[usize::from(bytes[at])] {
+                self.longest_at(&bytes[at..])
+            } else {
+                None
+            };
             let Some(length) = found else {
                 at += 1;
                 continue;

@@ -225,18 +225,22 @@ impl Symbols {
         }
     }
 
-    fn offer(&mut self, table: &MergeTable, at: u32) {
+    fn candidate(&mut self, table: &MergeTable, at: u32) -> Option<Reverse<Candidate>> {
         let next = self.next[at as usize];
         if next == NONE {
-            return;
+            return None;
         }
         let (left, right) = (self.ids[at as usize], self.ids[next as usize]);
-        if let Some((rank, merged)) = table.get(left, right) {
-            self.heap.push(Reverse(Candidate { rank, at, left, right, merged }));
-            if let Some(offered) = &mut self.offered {
-                offered.insert(merged, (left, right));
-            }
+        let (rank, merged) = table.get(left, right)?;
+        if let Some(offered) = &mut self.offered {
+            offered.insert(merged, (left, right));
         }
+        Some(Reverse(Candidate { rank, at, left, right, merged }))
+    }
+
+    fn offer(&mut self, table: &MergeTable, at: u32) {
+        let candidate = self.candidate(table, at);
+        self.heap.extend(candidate);
     }
 
     fn merge_by_heap(&mut self, table: &MergeTable) {
@@ -245,10 +249,12 @@ impl Symbols {
         self.prev.extend((0..n).map(|at| at.checked_sub(1).unwrap_or(NONE)));
         self.next.clear();
         self.next.extend((1..n).chain([NONE]));
-        self.heap.clear();
+        let mut initial = std::mem::take(&mut self.heap).into_vec();
+        initial.clear();
         for at in 0..n {
-            self.offer(table, at);
+            initial.extend(self.candidate(table, at));
         }
+        self.heap = BinaryHeap::from(initial);
         while let Some(Reverse(top)) = self.heap.pop() {
             let at = top.at as usize;
             let next = self.next[at];

@@ -135,6 +135,9 @@ impl ChatTemplate {
         environment.set_unknown_method_callback(python_method);
         environment.remove_global("debug");
         environment.add_filter("tojson", tojson);
+        // Python's None is not iterable; the engine's is an empty list.
+        environment
+            .add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
         environment.add_function("raise_exception", raise_exception);
         environment.add_filter(GENERATION, mark_generation);
         // Beyond Jinja2, and makers of lists that hold their input twice.
@@ -357,6 +360,7 @@ pub fn llama2_template(use_default_system_prompt: bool) -> String {
 mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -491,6 +495,18 @@ mod tests {
         assert!(say(&nested).is_err());
         let brackets = format!("{{{{ {}1{} }}}}", "[".repeat(50_000), "]".repeat(50_000));
         assert!(say(&brackets).is_err());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        /// Any template ends in a text or an error.
+        #[test]
+        fn random_templates_end(
+            source in "(\\{\\{ | \\}\\}|\\{% | %\\}|set x = |for m in |messages|endfor|if |endif|m|x|\\.role|\\[0\\]|\\[1:\\]| \\+ | \\* | ~ |'a'|9|\\[x, x\\]|\\||tojson|string|join|length|\\(x\\)| == |é){0,24}"
+        ) {
+            let _ = say(&source);
+        }
     }
 
     #[test]

@@ -251,7 +251,21 @@ pub(super) fn take_marks(text: &str, open: &str, close: &str) -> (String, Vec<Ra
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_text_is_rewritten_without_loss(
+            source in "(\\{\\{|\\}\\}|\\{%|%\\}|\\{#|#\\}|[-+'\"\\\\.,|()\\[\\]=é\u{1f600} ]|set|for|in|raw|endraw|is|x|1|generation){0,30}"
+        ) {
+            let (rewritten, has_generation) = rewrite(&source);
+            if !has_generation && !source.contains("endgeneration") {
+                prop_assert_eq!(rewritten.replace(&format!("|{WEIGH}"), ""), source);
+            }
+        }
+    }
 
     fn rewritten(source: &str) -> String {
         rewrite(source).0.replace(WEIGH, "w")

@@ -68,7 +68,7 @@ fn count_parts(value: &Value, depth: usize, left: &mut usize) -> Result<(), Erro
 }
 
 /// `json.dumps(value, ensure_ascii=False, …)` as a filter.
-#[allow(clippy::needless_pass_by_value, reason = "minijinja hands options over by value")]
+#[expect(clippy::needless_pass_by_value, reason = "the engine hands named arguments over")]
 pub(super) fn tojson(state: &State, value: &Value, options: Kwargs) -> Result<Value, Error> {
     let refuse = |text: String| Error::new(ErrorKind::InvalidOperation, text);
     if value.is_undefined() {

@@ -14,19 +14,17 @@ use tokenizers::{
 };
 
 use super::added::{AddedToken, SpecialTokens};
-use super::config::{TokenizerConfig, read_file};
-use super::convert::{self, Llama3Specials};
+use super::convert;
 use super::error::TokenizerError;
 use super::fast_decode::{DecoderPlan, FastDecoder};
-use super::sentencepiece::SentencePiece;
-use super::slow::{named_part, save_model};
+use super::slow::named_part;
 use super::splitter::Splitter;
-use super::tokenizer_json::{self, Parts, Template, TemplatePart};
-use super::{DecodeOptions, EncodeOptions, GgufTokenizer, Specials};
+use super::tokenizer_json::{Parts, Template, TemplatePart};
+use super::{DecodeOptions, EncodeOptions, Specials};
 
 /// One model behind both pipelines.
 #[derive(Clone, Debug)]
-struct SharedModel(Arc<BPE>);
+pub(super) struct SharedModel(Arc<BPE>);
 
 impl Model for SharedModel {
     type Trainer = BpeTrainer;
@@ -61,7 +59,7 @@ impl Model for SharedModel {
 }
 
 #[derive(Clone, Debug)]
-struct SharedSplitter(Arc<Splitter>);
+pub(super) struct SharedSplitter(Arc<Splitter>);
 
 impl PreTokenizer for SharedSplitter {
     fn pre_tokenize(&self, text: &mut PreTokenizedString) -> tokenizers::Result<()> {
@@ -69,7 +67,7 @@ impl PreTokenizer for SharedSplitter {
     }
 }
 
-type Pipeline = TokenizerImpl<
+pub(super) type Pipeline = TokenizerImpl<
     SharedModel,
     NormalizerWrapper,
     SharedSplitter,
@@ -81,21 +79,21 @@ type Pipeline = TokenizerImpl<
 #[derive(Clone)]
 pub struct LlamaTokenizerFast {
     /// Finds added tokens in the text.
-    pipeline: Pipeline,
+    pub(super) pipeline: Pipeline,
     /// Takes special tokens in the text for plain text.
-    literal: Pipeline,
-    decoder: DecoderPlan,
-    template: Template,
-    special: SpecialTokens,
+    pub(super) literal: Pipeline,
+    pub(super) decoder: DecoderPlan,
+    pub(super) template: Template,
+    pub(super) special: SpecialTokens,
     /// Skipped when decoding without special tokens.
-    skipped: HashSet<u32>,
+    pub(super) skipped: HashSet<u32>,
     /// The SentencePiece file that it was made from.
-    model_file: Option<Vec<u8>>,
+    pub(super) model_file: Option<Vec<u8>>,
     /// Cut the text as Meta's Llama 3 code does.
-    cuts_like_meta: bool,
-    add_bos_token: bool,
-    add_eos_token: bool,
-    eot: Option<u32>,
+    pub(super) cuts_like_meta: bool,
+    pub(super) add_bos_token: bool,
+    pub(super) add_eos_token: bool,
+    pub(super) eot: Option<u32>,
     /// Added tokens in the text are plain text, unless a call says otherwise.
     pub split_special_tokens: bool,
     /// Decoding removes the spaces before punctuation, unless a call says otherwise.
@@ -158,131 +156,7 @@ fn build_model(parts: &mut Parts, file: &str) -> Result<BPE, TokenizerError> {
 type VocabMap = tokenizers::models::bpe::Vocab;
 
 impl LlamaTokenizerFast {
-    /// Loads a folder: `tokenizer.json`, else `tokenizer.model` by conversion.
-    ///
-    /// # Errors
-    /// Where there is none, or a file is broken or of a kind that LLaMA does not use.
-    pub fn from_dir(dir: &Path) -> Result<Self, TokenizerError> {
-        let config = TokenizerConfig::from_dir(dir)?;
-        let path = dir.join("tokenizer.json");
-        let model_path = dir.join("tokenizer.model");
-        let model = read_file(&model_path)?;
-        if let Some(bytes) = read_file(&path)? {
-            let mut tokenizer = Self::from_json(&bytes, &config, &path.display().to_string())?;
-            tokenizer.model_file = model.filter(|bytes| !convert::is_tiktoken(bytes));
-            return Ok(tokenizer);
-        }
-        let bytes = model.ok_or_else(|| TokenizerError::Missing { path: dir.to_owned() })?;
-        let name = model_path.display().to_string();
-        if convert::is_tiktoken(&bytes) {
-            return Self::from_tiktoken(&bytes, Llama3Specials::V3_1, &config, &name);
-        }
-        Self::from_sentencepiece(&bytes, &config, &name)
-    }
-
-    /// Builds from the bytes of a `tokenizer.json`; `file` names it in errors.
-    ///
-    /// # Errors
-    /// Where the bytes are broken or ask for what LLaMA does not use.
-    pub fn from_json(
-        bytes: &[u8],
-        config: &TokenizerConfig,
-        file: &str,
-    ) -> Result<Self, TokenizerError> {
-        let parts = tokenizer_json::parse(bytes, file)?;
-        let mut tokenizer = Self::new(parts, file)?;
-        tokenizer.apply(config, file)?;
-        // The LLaMA classes write the template anew from their flags; others keep the file's.
-        let class = config.tokenizer_class.as_deref();
-        if matches!(class, Some("LlamaTokenizer" | "LlamaTokenizerFast")) {
-            tokenizer.add_bos_token = config.add_bos_token.unwrap_or(true);
-            tokenizer.add_eos_token = config.add_eos_token.unwrap_or(false);
-            tokenizer.update_post_processor()?;
-        }
-        Ok(tokenizer)
-    }
-
-    /// Converts the bytes of a SentencePiece `tokenizer.model`; `file` names it in errors.
-    ///
-    /// # Errors
-    /// Where the bytes are broken, or the model is not BPE.
-    pub fn from_sentencepiece(
-        bytes: &[u8],
-        config: &TokenizerConfig,
-        file: &str,
-    ) -> Result<Self, TokenizerError> {
-        let model = SentencePiece::from_bytes(bytes, file)?;
-        let prefix = config.add_prefix_space.unwrap_or(true);
-        let legacy = config.legacy.unwrap_or(true);
-        let parts = convert::from_sentencepiece(&model, legacy, prefix, file)?;
-        let mut tokenizer = Self::new(parts, file)?;
-        tokenizer.model_file = Some(bytes.to_vec());
-        tokenizer.apply(config, file)?;
-        let name = |id: i64| {
-            u32::try_from(id).ok().and_then(|id| model.id_to_piece(id)).map(str::to_owned)
-        };
-        let special = &mut tokenizer.special;
-        if config.bos_token.is_none() {
-            special.bos = name(model.proto().bos_id);
-        }
-        if config.eos_token.is_none() {
-            special.eos = name(model.proto().eos_id);
-        }
-        if config.unk_token.is_none() {
-            special.unk = name(model.proto().unk_id);
-        }
-        tokenizer.add_bos_token = config.add_bos_token.unwrap_or(true);
-        tokenizer.add_eos_token = config.add_eos_token.unwrap_or(false);
-        tokenizer.update_post_processor()?;
-        Ok(tokenizer)
-    }
-
-    /// Converts the bytes of Llama 3's `tokenizer.model`; `file` names it in errors.
-    ///
-    /// # Errors
-    /// Where a line is not a base64 token and its rank.
-    pub fn from_tiktoken(
-        bytes: &[u8],
-        specials: Llama3Specials,
-        config: &TokenizerConfig,
-        file: &str,
-    ) -> Result<Self, TokenizerError> {
-        let mut tokenizer = Self::new(convert::from_tiktoken(bytes, specials, file)?, file)?;
-        tokenizer.cuts_like_meta = true;
-        tokenizer.special.bos = Some("<|begin_of_text|>".to_owned());
-        tokenizer.special.eos = Some("<|end_of_text|>".to_owned());
-        tokenizer.eot = tokenizer.token_to_id("<|eot_id|>");
-        tokenizer.apply(config, file)?;
-        tokenizer.add_bos_token = config.add_bos_token.unwrap_or(true);
-        tokenizer.add_eos_token = config.add_eos_token.unwrap_or(false);
-        tokenizer.update_post_processor()?;
-        Ok(tokenizer)
-    }
-
-    /// Builds the byte-level tokenizer that GGUF metadata of model `gpt2` describes.
-    ///
-    /// # Errors
-    /// Where the metadata contradicts itself or names an unknown pre-tokenizer.
-    pub fn from_gguf(gguf: &GgufTokenizer) -> Result<Self, TokenizerError> {
-        let (parts, add_bos) = convert::from_gguf(gguf)?;
-        let mut tokenizer = Self::new(parts, "GGUF metadata tokenizer.ggml")?;
-        let name = |id: Option<u32>| id.and_then(|id| gguf.tokens.get(id as usize)).cloned();
-        tokenizer.special = SpecialTokens {
-            bos: name(gguf.bos_token_id),
-            eos: name(gguf.eos_token_id),
-            unk: name(gguf.unk_token_id),
-            pad: name(gguf.pad_token_id),
-            additional: Vec::new(),
-        };
-        tokenizer.eot = gguf.eot_token_id;
-        tokenizer.chat_template.clone_from(&gguf.chat_template);
-        tokenizer.add_bos_token = gguf.add_bos_token.unwrap_or(add_bos);
-        tokenizer.add_eos_token = gguf.add_eos_token.unwrap_or(false);
-        tokenizer.update_post_processor()?;
-        Ok(tokenizer)
-    }
-
-    fn new(mut parts: Parts, file: &str) -> Result<Self, TokenizerError> {
+    pub(super) fn new(mut parts: Parts, file: &str) -> Result<Self, TokenizerError> {
         let model = SharedModel(Arc::new(build_model(&mut parts, file)?));
         let mut pipeline = Pipeline::new(model);
         let normalizer = parts.normalizer.take();
@@ -324,53 +198,15 @@ impl LlamaTokenizerFast {
         Ok(tokenizer)
     }
 
-    /// Names and adds the tokens of a folder's configuration.
-    fn apply(&mut self, config: &TokenizerConfig, file: &str) -> Result<(), TokenizerError> {
-        self.split_special_tokens = config.split_special_tokens.unwrap_or(false);
-        self.clean_up_tokenization_spaces = config.clean_up_tokenization_spaces.unwrap_or(false);
-        self.chat_template.clone_from(&config.chat_template);
-        let mut missing: Vec<AddedToken> =
-            config.added_tokens.iter().map(|(_, token)| token.clone()).collect();
-        let special = &mut self.special;
-        for (slot, token) in [
-            (&mut special.bos, &config.bos_token),
-            (&mut special.eos, &config.eos_token),
-            (&mut special.unk, &config.unk_token),
-            (&mut special.pad, &config.pad_token),
-        ] {
-            if let Some(token) = token {
-                *slot = token.as_ref().map(|token| token.content.clone());
-                missing.extend(token.clone());
-            }
-        }
-        for token in &config.additional_special_tokens {
-            special.additional.push(token.content.clone());
-            missing.push(token.clone());
-        }
-        let known = self.pipeline.get_added_vocabulary().get_vocab();
-        missing.retain(|token| !known.contains_key(&token.content));
-        self.add_tokens(&missing)?;
-        for (id, token) in &config.added_tokens {
-            let actual = self.token_to_id(&token.content);
-            if actual != Some(*id) && !token.content.is_empty() {
-                let what = format!(
-                    "tokenizer_config.json gives {:?} the id {id}, but the tokenizer {actual:?}",
-                    token.content
-                );
-                return Err(TokenizerError::malformed(file, what));
-            }
-        }
-        Ok(())
-    }
-
-    /// Adds tokens; returns how many are new to the vocabulary.
+    /// Adds tokens; returns how many were not added before. Text that is a token of the model keeps
+    /// its id, and is from now on found before anything else.
     ///
     /// # Errors
     /// Where two tokens are the same text after normalisation.
     pub fn add_tokens(&mut self, tokens: &[AddedToken]) -> Result<usize, TokenizerError> {
-        let before = self.len();
+        let mut n_added = 0;
         for pipeline in [&mut self.pipeline, &mut self.literal] {
-            pipeline
+            n_added = pipeline
                 .add_tokens(tokens.iter().map(library_token))
                 .map_err(|error| TokenizerError::Value(error.to_string()))?;
         }
@@ -380,7 +216,7 @@ impl LlamaTokenizerFast {
             }
         }
         self.refresh_skipped();
-        Ok(self.len() - before)
+        Ok(n_added)
     }
 
     fn refresh_skipped(&mut self) {
@@ -510,192 +346,6 @@ impl LlamaTokenizerFast {
         } else if let Some(token) = self.pipeline.get_model().id_to_token(id) {
             decoder.push(&token, out);
         }
-    }
-
-    /// Text of tokens, as `decode` joins them.
-    pub fn convert_tokens_to_string(&self, tokens: &[&str]) -> String {
-        let mut decoder = FastDecoder::new(&self.decoder, false);
-        let mut text = String::new();
-        for token in tokens {
-            decoder.push(token, &mut text);
-        }
-        decoder.finish(&mut text);
-        text
-    }
-
-    /// Text of a token by id.
-    pub fn id_to_token(&self, id: u32) -> Option<String> {
-        let added = self.pipeline.get_added_vocabulary().get_added_tokens_decoder();
-        let added = added.get(&id).map(|token| token.content.clone());
-        added.or_else(|| self.pipeline.get_model().id_to_token(id))
-    }
-
-    /// Id of a token by its text, if it has one.
-    pub fn token_to_id(&self, token: &str) -> Option<u32> {
-        self.pipeline.token_to_id(token)
-    }
-
-    /// Ids of tokens; the unknown id, where there is one, for text that is no token.
-    pub fn convert_tokens_to_ids(&self, tokens: &[&str]) -> Vec<Option<u32>> {
-        tokens.iter().map(|token| self.token_to_id(token).or(self.unk_token_id())).collect()
-    }
-
-    /// Tokens of ids, without the special ones where asked.
-    ///
-    /// # Errors
-    /// Names the first id that the tokenizer does not know.
-    pub fn convert_ids_to_tokens(
-        &self,
-        ids: &[u32],
-        skip_special_tokens: bool,
-    ) -> Result<Vec<String>, TokenizerError> {
-        let special = self.all_special_ids();
-        let kept = ids.iter().filter(|id| !(skip_special_tokens && special.contains(id)));
-        kept.map(|&id| {
-            self.id_to_token(id).ok_or(TokenizerError::UnknownId { id, len: self.len() })
-        })
-        .collect()
-    }
-
-    /// The template around one sequence or two, as the post-processor now stands.
-    pub fn build_inputs_with_special_tokens(&self, a: &[u32], b: Option<&[u32]>) -> Vec<u32> {
-        let parts = if b.is_some() { &self.template.pair } else { &self.template.single };
-        let mut ids = Vec::with_capacity(a.len() + b.map_or(0, <[u32]>::len) + 4);
-        for part in parts {
-            match part {
-                TemplatePart::Special { ids: special, .. } => ids.extend_from_slice(special),
-                TemplatePart::Sequence { second: false, .. } => ids.extend_from_slice(a),
-                TemplatePart::Sequence { second: true, .. } => {
-                    ids.extend_from_slice(b.unwrap_or_default());
-                }
-            }
-        }
-        ids
-    }
-
-    /// 1 at each special id of a sequence that holds them already. Without `already` the fast
-    /// class of Transformers refuses, and so does this.
-    ///
-    /// # Errors
-    /// Where `already` is false, or asked of a pair.
-    pub fn get_special_tokens_mask(
-        &self,
-        a: &[u32],
-        b: Option<&[u32]>,
-        already: bool,
-    ) -> Result<Vec<u8>, TokenizerError> {
-        if !already || b.is_some() {
-            return Err(TokenizerError::Value(
-                "You cannot use ``already_has_special_tokens=False`` with this tokenizer. Please \
-                 use a slow (full python) tokenizer to activate this argument. Or set \
-                 `return_special_tokens_mask=True` when calling the encoding method to get the \
-                 special tokens mask in any tokenizer. "
-                    .to_owned(),
-            ));
-        }
-        let special = self.all_special_ids();
-        Ok(a.iter().map(|id| u8::from(special.contains(id))).collect())
-    }
-
-    /// 0 for the first sequence, 1 for the second; the fast class leaves special tokens out.
-    pub fn create_token_type_ids_from_sequences(&self, a: &[u32], b: Option<&[u32]>) -> Vec<u8> {
-        let mut types = vec![0; a.len()];
-        types.resize(a.len() + b.map_or(0, <[u32]>::len), 1);
-        types
-    }
-
-    /// Special tokens that a sequence or a pair gains.
-    pub fn num_special_tokens_to_add(&self, pair: bool) -> usize {
-        let parts = if pair { &self.template.pair } else { &self.template.single };
-        let count = |part: &TemplatePart| match part {
-            TemplatePart::Special { ids, .. } => ids.len(),
-            TemplatePart::Sequence { .. } => 0,
-        };
-        parts.iter().map(count).sum()
-    }
-
-    /// Writes the SentencePiece file that this tokenizer was made from.
-    ///
-    /// # Errors
-    /// Where there was none, the folder is none, or the file cannot be written.
-    pub fn save_vocabulary(
-        &self,
-        dir: &Path,
-        prefix: Option<&str>,
-    ) -> Result<PathBuf, TokenizerError> {
-        let Some(bytes) = &self.model_file else {
-            return Err(TokenizerError::Value(
-                "Your fast tokenizer does not have the necessary information to save the \
-                 vocabulary for a slow tokenizer."
-                    .to_owned(),
-            ));
-        };
-        save_model(bytes, dir, prefix)
-    }
-
-    /// Tokens of the model, without added ones.
-    pub fn vocab_size(&self) -> usize {
-        self.pipeline.get_vocab_size(false)
-    }
-
-    /// Tokens with the added ones.
-    pub fn len(&self) -> usize {
-        self.pipeline.get_vocab_size(true)
-    }
-
-    /// Whether there are no tokens; a vocabulary that was read has some.
-    pub fn is_empty(&self) -> bool {
-        self.vocab_size() == 0
-    }
-
-    /// The tokens that name a role.
-    pub fn special_tokens(&self) -> &SpecialTokens {
-        &self.special
-    }
-
-    /// Their ids, ascending.
-    pub fn all_special_ids(&self) -> Vec<u32> {
-        let all = self.special.all();
-        let mut ids: Vec<u32> = all.iter().filter_map(|token| self.token_to_id(token)).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        ids
-    }
-
-    /// Ids that decoding without special tokens leaves out, ascending.
-    pub fn skipped_ids(&self) -> Vec<u32> {
-        let mut ids: Vec<u32> = self.skipped.iter().copied().collect();
-        ids.sort_unstable();
-        ids
-    }
-
-    fn named_id(&self, token: &Option<String>) -> Option<u32> {
-        token.as_ref().and_then(|token| self.token_to_id(token))
-    }
-
-    /// Id of BOS.
-    pub fn bos_token_id(&self) -> Option<u32> {
-        self.named_id(&self.special.bos)
-    }
-
-    /// Id of EOS.
-    pub fn eos_token_id(&self) -> Option<u32> {
-        self.named_id(&self.special.eos)
-    }
-
-    /// Id of the unknown token.
-    pub fn unk_token_id(&self) -> Option<u32> {
-        self.named_id(&self.special.unk)
-    }
-
-    /// Id of the padding token.
-    pub fn pad_token_id(&self) -> Option<u32> {
-        self.named_id(&self.special.pad)
-    }
-
-    /// Id of the end of a turn, where the vocabulary's file names one.
-    pub fn eot_token_id(&self) -> Option<u32> {
-        self.eot
     }
 }
 

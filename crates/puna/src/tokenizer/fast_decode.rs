@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::cleanup::CleanUp;
 use super::error::TokenizerError;
-use super::sentencepiece::byte_of;
+use super::piece_decoder::byte_of;
 
 const HINT: &str = "LLaMA's decoders are ByteLevel, Metaspace, and Replace-ByteFallback-Fuse-Strip";
 

@@ -7,6 +7,7 @@ use super::error::TokenizerError;
 
 /// More pieces than any vocabulary has; bounds what a hostile file can make us allocate.
 const MAX_PIECES: usize = 1 << 22;
+const BPE: u64 = 2;
 
 /// What a piece is for, in the file's numbering.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -245,6 +246,46 @@ impl ModelProto {
                 (4, Wire::Number(value)) => self.remove_extra_whitespaces = value != 0,
                 (5, Wire::Number(value)) => self.escape_whitespaces = value != 0,
                 _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ModelProto {
+    /// Refuses models that are not BPE, and ids that are not pieces.
+    pub(super) fn check_bpe(&self, file: &str) -> Result<(), TokenizerError> {
+        let hint = "LLaMA's tokenizer.model is a BPE model without a table of rewrites";
+        if self.model_type != BPE {
+            let name = match self.model_type {
+                1 => "Unigram".to_owned(),
+                3 => "Word".to_owned(),
+                4 => "Char".to_owned(),
+                other => other.to_string(),
+            };
+            return Err(TokenizerError::unsupported(
+                file,
+                format!("trainer_spec.model_type {name}"),
+                hint,
+            ));
+        }
+        if !self.precompiled_charsmap.is_empty() {
+            let what = "normalizer_spec.precompiled_charsmap (Unicode normalisation)";
+            return Err(TokenizerError::unsupported(file, what, hint));
+        }
+        let unk = usize::try_from(self.unk_id).ok().and_then(|id| self.pieces.get(id));
+        if unk.is_none_or(|piece| piece.kind != PieceType::Unknown) {
+            return Err(TokenizerError::malformed(
+                file,
+                format!("trainer_spec.unk_id {} is not a piece of type unknown", self.unk_id),
+            ));
+        }
+        for (name, id) in
+            [("bos_id", self.bos_id), ("eos_id", self.eos_id), ("pad_id", self.pad_id)]
+        {
+            if id >= self.pieces.len() as i64 {
+                let what = format!("trainer_spec.{name} {id} is not below {}", self.pieces.len());
+                return Err(TokenizerError::malformed(file, what));
             }
         }
         Ok(())

@@ -9,11 +9,11 @@ use std::collections::HashMap;
 
 use super::bpe::{MergeTable, NO_SYMBOL, SeededState, Symbols};
 use super::error::TokenizerError;
+use super::piece_decoder::PieceDecoder;
 use super::proto::{ModelProto, PieceType};
 
 /// How SentencePiece writes a space.
 pub const SPACE_MARK: char = '\u{2581}';
-const BPE: u64 = 2;
 /// Bytes of all ways to split all pieces; LLaMA's 32,000 need about two million.
 const MAX_SPLIT_BYTES: usize = 1 << 31;
 /// Marks the symbol of a user-defined piece, which never merges.
@@ -67,7 +67,7 @@ impl SentencePiece {
     /// # Errors
     /// Where the parts contradict each other, or the model is not BPE.
     pub fn new(proto: ModelProto, file: &str) -> Result<Self, TokenizerError> {
-        check_kind(&proto, file)?;
+        proto.check_bpe(file)?;
         let (mut pieces, mut reserved) = (Index::default(), Index::default());
         for (id, piece) in proto.pieces.iter().enumerate() {
             let bad = |what: &str| {
@@ -389,7 +389,7 @@ impl SentencePiece {
     }
 
     /// Whether decoding drops one space at the start.
-    fn strips_prefix(&self) -> bool {
+    pub(super) fn strips_prefix(&self) -> bool {
         self.proto.add_dummy_prefix || self.proto.remove_extra_whitespaces
     }
 
@@ -410,42 +410,6 @@ impl SentencePiece {
     pub fn to_bytes(&self) -> Vec<u8> {
         self.original.clone().unwrap_or_else(|| self.proto.to_bytes())
     }
-}
-
-fn check_kind(proto: &ModelProto, file: &str) -> Result<(), TokenizerError> {
-    let hint = "LLaMA's tokenizer.model is a BPE model without a table of rewrites";
-    if proto.model_type != BPE {
-        let name = match proto.model_type {
-            1 => "Unigram".to_owned(),
-            3 => "Word".to_owned(),
-            4 => "Char".to_owned(),
-            other => other.to_string(),
-        };
-        return Err(TokenizerError::unsupported(
-            file,
-            format!("trainer_spec.model_type {name}"),
-            hint,
-        ));
-    }
-    if !proto.precompiled_charsmap.is_empty() {
-        let what = "normalizer_spec.precompiled_charsmap (Unicode normalisation)";
-        return Err(TokenizerError::unsupported(file, what, hint));
-    }
-    let unk = usize::try_from(proto.unk_id).ok().and_then(|id| proto.pieces.get(id));
-    if unk.is_none_or(|piece| piece.kind != PieceType::Unknown) {
-        return Err(TokenizerError::malformed(
-            file,
-            format!("trainer_spec.unk_id {} is not a piece of type unknown", proto.unk_id),
-        ));
-    }
-    for (name, id) in [("bos_id", proto.bos_id), ("eos_id", proto.eos_id), ("pad_id", proto.pad_id)]
-    {
-        if id >= proto.pieces.len() as i64 {
-            let what = format!("trainer_spec.{name} {id} is not below {}", proto.pieces.len());
-            return Err(TokenizerError::malformed(file, what));
-        }
-    }
-    Ok(())
 }
 
 fn is_text(kind: PieceType) -> bool {
@@ -506,94 +470,4 @@ fn user_defined(proto: &ModelProto) -> HashMap<char, Vec<(Box<str>, u32)>> {
         pieces.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
     }
     by_first
-}
-
-/// Decodes pieces one at a time: U+2581 is a space, byte pieces are UTF-8, a byte that is no
-/// UTF-8 is one U+FFFD, and one leading space goes where the model adds a dummy prefix.
-#[derive(Clone, Debug, Default)]
-pub struct PieceDecoder {
-    /// Start of a character that is not complete yet; at most three bytes.
-    bytes: Vec<u8>,
-    /// A leading U+2581 has been dropped.
-    dropped_prefix: bool,
-    /// Some text has left.
-    has_text: bool,
-}
-
-impl PieceDecoder {
-    /// Appends what is certain once `id` is known; `id` must be below the model's length.
-    pub fn push(&mut self, model: &SentencePiece, id: u32, out: &mut String) {
-        let Some(piece) = model.proto.pieces.get(id as usize) else { return };
-        match piece.kind {
-            PieceType::Byte => {
-                if let Some(byte) = byte_of(&piece.text) {
-                    self.push_byte(byte, out);
-                }
-            }
-            PieceType::Control => self.flush(out),
-            PieceType::Unknown => self.push_text(&model.proto.unk_surface, out),
-            _ => {
-                self.flush(out);
-                let mut text = piece.text.as_str();
-                if !self.has_text
-                    && !self.dropped_prefix
-                    && model.strips_prefix()
-                    && let Some(rest) = text.strip_prefix(SPACE_MARK)
-                {
-                    text = rest;
-                    self.dropped_prefix = !model.proto.remove_extra_whitespaces;
-                }
-                self.has_text |= !text.is_empty();
-                out.extend(text.chars().map(|c| if c == SPACE_MARK { ' ' } else { c }));
-            }
-        }
-    }
-
-    /// Appends text that is no piece, as it is.
-    pub fn push_text(&mut self, text: &str, out: &mut String) {
-        self.flush(out);
-        self.has_text |= !text.is_empty();
-        out.push_str(text);
-    }
-
-    fn push_byte(&mut self, byte: u8, out: &mut String) {
-        self.bytes.push(byte);
-        self.has_text = true;
-        loop {
-            let error = match std::str::from_utf8(&self.bytes) {
-                Ok(text) => {
-                    out.push_str(text);
-                    self.bytes.clear();
-                    return;
-                }
-                Err(error) => error,
-            };
-            if error.error_len().is_none() {
-                return;
-            }
-            out.push('\u{fffd}');
-            self.bytes.remove(0);
-        }
-    }
-
-    fn flush(&mut self, out: &mut String) {
-        for _ in self.bytes.drain(..) {
-            out.push('\u{fffd}');
-        }
-    }
-
-    /// Appends what was held back, and starts anew.
-    pub fn finish(&mut self, out: &mut String) {
-        self.flush(out);
-        *self = Self::default();
-    }
-}
-
-/// The byte that `<0xHH>` names.
-pub(super) fn byte_of(text: &str) -> Option<u8> {
-    let digits = text.strip_prefix("<0x")?.strip_suffix('>')?;
-    if digits.len() != 2 {
-        return None;
-    }
-    u8::from_str_radix(digits, 16).ok()
 }

@@ -8,7 +8,8 @@
 use super::DecodeOptions;
 use super::cleanup::CleanUp;
 use super::error::TokenizerError;
-use super::sentencepiece::{PieceDecoder, SPACE_MARK};
+use super::piece_decoder::PieceDecoder;
+use super::sentencepiece::SPACE_MARK;
 use super::slow::LlamaTokenizer;
 
 /// The state between two tokens.
