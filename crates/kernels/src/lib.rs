@@ -1,7 +1,7 @@
 //! Arithmetic on buffers for LLaMA. Knows shapes and weight formats, and no layer.
 //!
 //! * [`Backend`] is the narrow waist: every operation that a LLaMA needs, forward beside backward.
-//! * [`format`] holds the weight formats, one file each.
+//! * [`mod@format`] holds the weight formats, one file each.
 //! * [`Cpu`] is the default backend; [`cpu::isa`] picks its instruction set once, at start.
 
 pub mod backend;

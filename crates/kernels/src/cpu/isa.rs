@@ -1,8 +1,8 @@
 //! The instruction set: a dozen primitives that each ISA supplies, and the table of kernels made
 //! from them.
 //!
-//! An algorithm is written once over [`Isa`] and is marked `#[inline(always)]`; `kernels!`
-//! instantiates the whole list inside functions compiled for each instruction set. [`detect`]
+//! An algorithm is written once over `Isa` and is marked `#[inline(always)]`; `kernels!`
+//! instantiates the whole list inside functions compiled for each instruction set. `detect`
 //! picks a table once, at start.
 
 use std::ops::Range;
