@@ -2,8 +2,10 @@
 //! from them.
 //!
 //! An algorithm is written once over `Isa` and is marked `#[inline(always)]`; `kernels!`
-//! instantiates the whole list inside functions compiled for each instruction set. `detect`
-//! picks a table once, at start.
+//! instantiates the whole list inside functions compiled for each instruction set. What several
+//! places use, or what has many variants, is a [`Piece`]: a function of its own in each table,
+//! for one giant takes the compiler far longer than its parts. `detect` picks a table once, at
+//! start.
 
 use std::ops::Range;
 
@@ -17,6 +19,14 @@ use super::ops::{self, attention};
 use super::weight::RowBytes;
 use crate::{Activation, Dtype, Format};
 
+/// Work that each instruction set compiles as a function of its own; see [`Isa::call`].
+pub(crate) trait Piece {
+    /// What it returns.
+    type Output;
+    /// Does the work. Implementations are `#[inline(always)]`.
+    fn run<I: Isa>(self, isa: I) -> Self::Output;
+}
+
 /// Vector primitives. A value of an `Isa` type is proof that the processor has its features.
 pub(crate) trait Isa: Copy {
     /// A vector of [`Isa::LANES`] values.
@@ -28,6 +38,9 @@ pub(crate) trait Isa: Copy {
     /// Whether the sums of four rows fit in registers beside what they are made of; else dots of
     /// few rows take one row at a time, and less code.
     const FOUR_ROWS: bool;
+
+    /// Calls `piece` without inlining it, in a function compiled for this instruction set.
+    fn call<P: Piece>(self, piece: P) -> P::Output;
 
     /// All lanes `value`.
     fn splat(self, value: f32) -> Self::F32;

@@ -110,7 +110,8 @@ struct Few<'a> {
 impl Few<'_> {
     /// The outputs that do not take [`Path::Panel`].
     fn run(&self, outputs: &mut [(&CpuWeight, &mut CpuBuf)]) {
-        let mut results: [Option<(&CpuWeight, Path, Tiles<'_>)>; MAX_RESULTS] = Default::default();
+        let mut results: [Option<(&CpuWeight, Path, Tiles<'_, f32>)>; MAX_RESULTS] =
+            Default::default();
         for (slot, (weight, y)) in results.iter_mut().zip(outputs) {
             let path = Path::of(self.cpu, weight.format(), self.rows);
             if path != Path::Panel {
@@ -133,7 +134,7 @@ impl Few<'_> {
     }
 
     /// Output features `range` of one weight, for all rows.
-    fn part(&self, weight: &CpuWeight, path: Path, y: &Tiles<'_>, range: Range<usize>) {
+    fn part(&self, weight: &CpuWeight, path: Path, y: &Tiles<'_, f32>, range: Range<usize>) {
         for first in (0..self.rows).step_by(dot_int8::MAX_ROWS) {
             let end = self.rows.min(first + dot_int8::MAX_ROWS);
             // SAFETY: parts differ in `range`; a part has one tile at a time.
@@ -186,7 +187,7 @@ fn many_rows(
 ) {
     let cols = x.len() / rows;
     let mut weights: [Option<&CpuWeight>; MAX_RESULTS] = Default::default();
-    let mut results: [Tiles<'_>; MAX_RESULTS] =
+    let mut results: [Tiles<'_, f32>; MAX_RESULTS] =
         std::array::from_fn(|_| Tiles::new(&mut [], rows, 0));
     let mut n = 0;
     for (weight, y) in outputs {

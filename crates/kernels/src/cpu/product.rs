@@ -53,7 +53,7 @@ pub(super) struct Product<'a> {
 
 impl Product<'_> {
     /// Computes the results.
-    pub(super) fn run(&self, cpu: &Cpu, results: &[Tiles<'_>]) {
+    pub(super) fn run(&self, cpu: &Cpu, results: &[Tiles<'_, f32>]) {
         for top in (0..self.rows).step_by(ROWS) {
             let rows = top..self.rows.min(top + ROWS);
             for near in (0..self.depth).step_by(DEPTH) {
@@ -71,7 +71,7 @@ impl Product<'_> {
         }
     }
 
-    fn run_parts(&self, cpu: &Cpu, results: &[Tiles<'_>], packed: &Packed<'_>) {
+    fn run_parts(&self, cpu: &Cpu, results: &[Tiles<'_, f32>], packed: &Packed<'_>) {
         let columns: usize = results.iter().map(|c| c.cols().div_ceil(self.width)).sum();
         let strips = packed.rows.len().div_ceil(STRIP);
         let layers = MIN_PARTS.div_ceil(columns.max(1)).min(strips);
@@ -97,7 +97,7 @@ impl Product<'_> {
         cpu: &Cpu,
         packed: &Packed<'_>,
         strips: Range<usize>,
-        (index, result): (usize, &Tiles<'_>),
+        (index, result): (usize, &Tiles<'_, f32>),
         cols: Range<usize>,
     ) {
         let panels = cols.len().div_ceil(PANEL);

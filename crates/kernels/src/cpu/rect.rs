@@ -1,10 +1,10 @@
 //! Rectangles of a matrix, handed to the parts of a job: row ranges crossed with strips of
 //! columns. Every part owns its own rectangle and nothing else, so no part needs `unsafe`.
 
-use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::pool::{Pool, SharedPtr};
+use super::pool::Pool;
+use super::tiles::Tiles;
 
 /// A row-major matrix to be cut into strips of columns.
 #[derive(Debug)]
@@ -20,20 +20,18 @@ pub(crate) struct Strips<'a, T> {
 /// A rectangle of a matrix.
 #[derive(Debug)]
 pub(crate) struct Rect<'a, T> {
-    first: *mut T,
-    n_rows: usize,
-    n_cols: usize,
-    row_len: usize,
-    owner: PhantomData<&'a mut [T]>,
+    matrix: &'a Tiles<'a, T>,
+    rows: Range<usize>,
+    cols: Range<usize>,
 }
 
 impl<T> Rect<'_, T> {
     /// Row `index` of the rectangle.
     pub(crate) fn row(&mut self, index: usize) -> &mut [T] {
-        assert!(index < self.n_rows);
-        // SAFETY: `for_each_rect` checked that rows of the rectangle lie inside the matrix, that
-        // no other rectangle overlaps it, and keeps the matrix borrowed for the rectangle's life.
-        unsafe { std::slice::from_raw_parts_mut(self.first.add(index * self.row_len), self.n_cols) }
+        assert!(index < self.rows.len());
+        // SAFETY: `for_each_rect` sees to it that no other rectangle overlaps this one, and the
+        // rectangle lends one row at a time.
+        unsafe { self.matrix.row(self.rows.start + index, &self.cols) }
     }
 }
 
@@ -53,28 +51,17 @@ impl Pool {
         }
         let mut n_strips = 0;
         for m in &matrices {
-            assert!(end.checked_mul(m.row_len).is_some_and(|len| len <= m.data.len()));
             assert!(m.strip_len > 0 || m.row_len == 0);
             n_strips = n_strips.max(m.row_len.div_ceil(m.strip_len.max(1)));
         }
-        let bases = matrices.map(|m| (SharedPtr::new(m.data), m.row_len, m.strip_len));
-        let bases = &bases;
+        let matrices = matrices.map(|m| (Tiles::new(m.data, end, m.row_len), m.strip_len));
+        let matrices = &matrices;
         self.run(row_ranges.len() * n_strips, |i| {
             let (range, strip) = (i / n_strips, i % n_strips);
-            let rows = &row_ranges[range];
             let rects = std::array::from_fn(|m| {
-                let (base, row_len, strip_len) = &bases[m];
-                let col = (strip * strip_len).min(*row_len);
-                // An empty rectangle may start one past the end, which is a valid pointer too.
-                // SAFETY: `rows.start * row_len + col` is at most `end * row_len`, inside the data.
-                let first = unsafe { base.at(rows.start * row_len + col) };
-                Rect {
-                    first,
-                    n_rows: rows.len(),
-                    n_cols: (*strip_len).min(row_len - col),
-                    row_len: *row_len,
-                    owner: PhantomData,
-                }
+                let (matrix, strip_len) = &matrices[m];
+                let col = |strip: usize| (strip * strip_len).min(matrix.cols());
+                Rect { matrix, rows: row_ranges[range].clone(), cols: col(strip)..col(strip + 1) }
             });
             part(range, strip, rects);
         });
@@ -114,7 +101,7 @@ mod tests {
         ];
         pool.for_each_rect(matrices, &[0..2, 2..3, 4..7], |range, strip, mut rects| {
             for rect in &mut rects {
-                for row in 0..rect.n_rows {
+                for row in 0..rect.rows.len() {
                     rect.row(row).iter_mut().for_each(|v| *v += 1 + range * 3 + strip);
                 }
             }

@@ -6,21 +6,21 @@ use std::ops::Range;
 
 /// A `(rows, cols)` matrix, borrowed for one job.
 #[derive(Debug)]
-pub(super) struct Tiles<'a> {
-    base: *mut f32,
+pub(super) struct Tiles<'a, T> {
+    base: *mut T,
     rows: usize,
     cols: usize,
-    values: PhantomData<&'a mut [f32]>,
+    values: PhantomData<&'a mut [T]>,
 }
 
 // SAFETY: the pointer is used only through `row`, whose callers keep their ranges apart.
-unsafe impl Sync for Tiles<'_> {}
-// SAFETY: as above; it stands for a `&mut [f32]`, which may be sent.
-unsafe impl Send for Tiles<'_> {}
+unsafe impl<T: Send> Sync for Tiles<'_, T> {}
+// SAFETY: as above; it stands for a `&mut [T]`, which may be sent.
+unsafe impl<T: Send> Send for Tiles<'_, T> {}
 
-impl<'a> Tiles<'a> {
+impl<'a, T> Tiles<'a, T> {
     /// Panics where `values` is too short.
-    pub(super) fn new(values: &'a mut [f32], rows: usize, cols: usize) -> Self {
+    pub(super) fn new(values: &'a mut [T], rows: usize, cols: usize) -> Self {
         let len = rows.checked_mul(cols);
         assert!(len.is_some_and(|len| len <= values.len()), "{rows} x {cols}");
         Self { base: values.as_mut_ptr(), rows, cols, values: PhantomData }
@@ -31,27 +31,36 @@ impl<'a> Tiles<'a> {
         self.cols
     }
 
+    /// Columns `cols` of row `row`.
+    ///
+    /// # Safety
+    /// While the slice lives, no other one may overlap it.
+    pub(super) unsafe fn row(&self, row: usize, cols: &Range<usize>) -> &'a mut [T] {
+        assert!(row < self.rows && cols.start <= cols.end && cols.end <= self.cols);
+        // SAFETY: row and columns were checked against the matrix, which lies inside the slice
+        // borrowed for `'a`; the caller keeps others away from this range.
+        unsafe {
+            let start = self.base.add(row * self.cols + cols.start);
+            std::slice::from_raw_parts_mut(start, cols.len())
+        }
+    }
+
     /// Columns `cols` of rows `first..first + N`; empty slices for rows from `end` on.
     ///
     /// # Safety
-    /// While the slices live, no other one may overlap them.
+    /// As of [`Self::row`].
     pub(super) unsafe fn rows<const N: usize>(
         &self,
         first: usize,
         end: usize,
         cols: &Range<usize>,
-    ) -> [&'a mut [f32]; N] {
-        assert!(end <= self.rows && cols.start <= cols.end && cols.end <= self.cols);
+    ) -> [&'a mut [T]; N] {
         std::array::from_fn(|i| {
             if first + i >= end {
                 return &mut [][..];
             }
-            // SAFETY: row and columns were checked against the matrix, which lies inside the
-            // slice borrowed for `'a`; the caller keeps others away from this range.
-            unsafe {
-                let start = self.base.add((first + i) * self.cols + cols.start);
-                std::slice::from_raw_parts_mut(start, cols.len())
-            }
+            // SAFETY: rows differ; else the caller's promise.
+            unsafe { self.row(first + i, cols) }
         })
     }
 }

@@ -2,7 +2,7 @@
 //! target's baseline has. No fused multiply-add: in software it would be a hundred times slower.
 
 use crate::Dtype;
-use crate::cpu::isa::Isa;
+use crate::cpu::isa::{Isa, Piece};
 use crate::format::f16::F16;
 
 /// Any processor.
@@ -38,6 +38,11 @@ impl Isa for Scalar {
     type Bytes = [u8; 32];
     const LANES: usize = LANES;
     const FOUR_ROWS: bool = false;
+
+    #[inline(never)]
+    fn call<P: Piece>(self, piece: P) -> P::Output {
+        piece.run(self)
+    }
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F32 {

@@ -8,9 +8,11 @@
 // closures are compiled without the features of the instruction set, and may stay calls.
 #![allow(clippy::needless_range_loop, reason = "see above")]
 
+use std::marker::PhantomData;
+
 use super::activations::{GROUP, Int8Row, Int8Rows};
 use crate::Format;
-use crate::cpu::isa::Isa;
+use crate::cpu::isa::{Isa, Piece};
 use crate::cpu::weight::RowBytes;
 use crate::format::Block;
 use crate::format::f16::F16;
@@ -94,43 +96,63 @@ pub(crate) fn rows<I: Isa>(
     y: &mut [&mut [f32]],
 ) {
     match weights.format {
-        Format::Q4_0 => by_count::<I, Q4_0>(isa, weights, x, first, y),
-        Format::Q4_1 => by_count::<I, Q4_1>(isa, weights, x, first, y),
-        Format::Q5_0 => by_count::<I, Q5_0>(isa, weights, x, first, y),
-        Format::Q5_1 => by_count::<I, Q5_1>(isa, weights, x, first, y),
-        Format::Q8_0 => by_count::<I, Q8_0>(isa, weights, x, first, y),
-        Format::Q2K => by_count::<I, Q2K>(isa, weights, x, first, y),
-        Format::Q3K => by_count::<I, Q3K>(isa, weights, x, first, y),
-        Format::Q4K => by_count::<I, Q4K>(isa, weights, x, first, y),
-        Format::Q5K => by_count::<I, Q5K>(isa, weights, x, first, y),
-        Format::Q6K => by_count::<I, Q6K>(isa, weights, x, first, y),
-        Format::Iq4Nl => by_count::<I, Iq4Nl>(isa, weights, x, first, y),
-        Format::Iq4Xs => by_count::<I, Iq4Xs>(isa, weights, x, first, y),
-        Format::Tq2_0 => by_count::<I, Tq2_0>(isa, weights, x, first, y),
-        Format::Mxfp4 => by_count::<I, Mxfp4>(isa, weights, x, first, y),
+        Format::Q4_0 => isa.call(Rows::<Q4_0>::new(weights, x, first, y)),
+        Format::Q4_1 => isa.call(Rows::<Q4_1>::new(weights, x, first, y)),
+        Format::Q5_0 => isa.call(Rows::<Q5_0>::new(weights, x, first, y)),
+        Format::Q5_1 => isa.call(Rows::<Q5_1>::new(weights, x, first, y)),
+        Format::Q8_0 => isa.call(Rows::<Q8_0>::new(weights, x, first, y)),
+        Format::Q2K => isa.call(Rows::<Q2K>::new(weights, x, first, y)),
+        Format::Q3K => isa.call(Rows::<Q3K>::new(weights, x, first, y)),
+        Format::Q4K => isa.call(Rows::<Q4K>::new(weights, x, first, y)),
+        Format::Q5K => isa.call(Rows::<Q5K>::new(weights, x, first, y)),
+        Format::Q6K => isa.call(Rows::<Q6K>::new(weights, x, first, y)),
+        Format::Iq4Nl => isa.call(Rows::<Iq4Nl>::new(weights, x, first, y)),
+        Format::Iq4Xs => isa.call(Rows::<Iq4Xs>::new(weights, x, first, y)),
+        Format::Tq2_0 => isa.call(Rows::<Tq2_0>::new(weights, x, first, y)),
+        Format::Mxfp4 => isa.call(Rows::<Mxfp4>::new(weights, x, first, y)),
         format => unreachable!("{format} has no integer dot; `is_served` says so"),
     }
 }
 
-#[inline(always)]
-fn by_count<I: Isa, B: Int8Block>(
-    isa: I,
-    weights: RowBytes<'_>,
-    x: &Int8Rows,
+/// [`rows`] of one format.
+struct Rows<'a, 'y, B> {
+    weights: RowBytes<'a>,
+    x: &'a Int8Rows,
     first: usize,
-    y: &mut [&mut [f32]],
-) {
-    if !I::FOUR_ROWS {
-        for m in 0..y.len() {
-            rows_of::<I, B, 1>(isa, weights, x, first + m, &mut y[m..=m]);
-        }
-        return;
+    y: &'a mut [&'y mut [f32]],
+    format: PhantomData<B>,
+}
+
+impl<'a, 'y, B: Int8Block> Rows<'a, 'y, B> {
+    #[inline(always)]
+    fn new(
+        weights: RowBytes<'a>,
+        x: &'a Int8Rows,
+        first: usize,
+        y: &'a mut [&'y mut [f32]],
+    ) -> Self {
+        Self { weights, x, first, y, format: PhantomData }
     }
-    match y.len() {
-        1 => rows_of::<I, B, 1>(isa, weights, x, first, y),
-        2 => rows_of::<I, B, 2>(isa, weights, x, first, y),
-        3 => rows_of::<I, B, 3>(isa, weights, x, first, y),
-        _ => rows_of::<I, B, 4>(isa, weights, x, first, y),
+}
+
+impl<B: Int8Block> Piece for Rows<'_, '_, B> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let Self { weights, x, first, y, .. } = self;
+        if !I::FOUR_ROWS {
+            for m in 0..y.len() {
+                rows_of::<I, B, 1>(isa, weights, x, first + m, &mut y[m..=m]);
+            }
+            return;
+        }
+        match y.len() {
+            1 => rows_of::<I, B, 1>(isa, weights, x, first, y),
+            2 => rows_of::<I, B, 2>(isa, weights, x, first, y),
+            3 => rows_of::<I, B, 3>(isa, weights, x, first, y),
+            _ => rows_of::<I, B, 4>(isa, weights, x, first, y),
+        }
     }
 }
 

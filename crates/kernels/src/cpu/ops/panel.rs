@@ -8,7 +8,7 @@
 #![allow(clippy::needless_range_loop, reason = "see above")]
 
 use crate::Format;
-use crate::cpu::isa::Isa;
+use crate::cpu::isa::{Isa, Piece};
 use crate::format::{Block, BlockVisitor};
 
 /// Rows of a strip of `A`.
@@ -142,22 +142,38 @@ pub(crate) fn pack<I: Isa>(isa: I, rows: &[f32], stride: usize, panel: &mut [f32
     }
 }
 
-/// The weights of whole blocks; compiled for the instruction set of the caller.
+/// The weights of whole blocks.
 #[inline(always)]
-pub(crate) fn dequantize<I: Isa>(_: I, format: Format, bytes: &[u8], out: &mut [f32]) {
-    format.visit(Dequantize { bytes, out });
+pub(crate) fn dequantize<I: Isa>(isa: I, format: Format, bytes: &[u8], out: &mut [f32]) {
+    format.visit(Dequantize { isa, bytes, out });
 }
 
-struct Dequantize<'a> {
+struct Dequantize<'a, I> {
+    isa: I,
     bytes: &'a [u8],
     out: &'a mut [f32],
 }
 
-impl BlockVisitor for Dequantize<'_> {
+impl<I: Isa> BlockVisitor for Dequantize<'_, I> {
     type Output = ();
 
     #[inline(always)]
     fn visit<B: Block>(self) {
-        B::dequantize_row(B::row(self.bytes), self.out);
+        self.isa.call(Blocks { blocks: B::row(self.bytes), out: self.out });
+    }
+}
+
+/// Blocks of one format; compiled for each instruction set, which widens the portable code.
+struct Blocks<'a, B> {
+    blocks: &'a [B],
+    out: &'a mut [f32],
+}
+
+impl<B: Block> Piece for Blocks<'_, B> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, _: I) {
+        B::dequantize_row(self.blocks, self.out);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::cpu::isa::Isa;
+use crate::cpu::isa::{Isa, Piece};
 
 /// A processor with `avx2`, `fma` and `f16c`.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +25,17 @@ impl Isa for Avx2 {
     type Bytes = __m256i;
     const LANES: usize = LANES;
     const FOUR_ROWS: bool = true;
+
+    #[inline(always)]
+    fn call<P: Piece>(self, piece: P) -> P::Output {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        #[inline(never)]
+        fn outlined<P: Piece>(piece: P) -> P::Output {
+            piece.run(Avx2::assume())
+        }
+        // SAFETY: the token proves the features.
+        unsafe { outlined(piece) }
+    }
 
     #[inline(always)]
     fn splat(self, value: f32) -> __m256 {

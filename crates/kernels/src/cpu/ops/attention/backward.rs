@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::product::{scores, weigh};
+use super::product::{Scores, Weigh, Weights};
 use super::tile::{Pages, RANGE, Tile, padded, tile_scores};
 use super::{TILE_ROWS, gather};
 use crate::cpu::isa::Isa;
@@ -178,7 +178,8 @@ pub(crate) fn tile_backward<I: Isa>(
         let n = keys.len();
         let part = keys.start * head_dim..keys.end * head_dim;
         tile_scores(isa, tile, &keys, p);
-        scores(isa, (incoming.dy, rows), (&tile.values.pool[part.clone()], head_dim), ds, RANGE);
+        let values = &tile.values.pool[part.clone()];
+        isa.call(Scores { q: incoming.dy, rows, keys: values, head_dim, s: ds, stride: RANGE });
         for row in 0..rows {
             let own = row * RANGE..row * RANGE + n;
             let at = row * width..(row + 1) * width;
@@ -186,18 +187,22 @@ pub(crate) fn tile_backward<I: Isa>(
             let stats = (incoming.log_sum_exp[row], delta);
             softmax_backward(isa, &mut p[own.clone()], stats, tile.scale, &mut ds[own]);
         }
-        weigh(isa, (ds, RANGE, 1), (&tile.keys.pool[part], head_dim), rows, dq, width);
-        let out = keys.start * width..keys.end * width;
-        weigh(
-            isa,
-            (ds, 1, RANGE),
-            (&tile.q[..rows * width], width),
-            n,
-            &mut dk[out.clone()],
-            width,
-        );
-        let dy = &incoming.dy[..rows * width];
-        weigh(isa, (p, 1, RANGE), (dy, width), n, &mut dv[out], width);
+        let (keys, out) = (&tile.keys.pool[part], keys.start * width..keys.end * width);
+        let ds_rows = Weights { w: ds, row_step: RANGE, key_step: 1 };
+        isa.call(Weigh { weights: ds_rows, values: keys, head_dim, rows, out: dq, stride: width });
+        // Of the transposed: rows are keys, and the values that they weigh are queries.
+        for (w, queries, out) in
+            [(&*ds, tile.q, &mut dk[out.clone()]), (&*p, incoming.dy, &mut dv[out])]
+        {
+            isa.call(Weigh {
+                weights: Weights { w, row_step: 1, key_step: RANGE },
+                values: &queries[..rows * width],
+                head_dim: width,
+                rows: n,
+                out,
+                stride: width,
+            });
+        }
     }
 }
 

@@ -1,10 +1,10 @@
 //! The two products of attention, a few queries at a time in registers.
 //!
-//! `scores`: `s[r][c] = Σ_d q[r][d] k[c][d]`, vectors along `d`, one sum for each pair.
-//! `weigh`: `o[r][d] += Σ_c w[r][c] v[c][d]`, vectors along `d`, keys in order.
+//! [`Scores`]: `s[r][c] = Σ_d q[r][d] k[c][d]`, vectors along `d`, one sum for each pair.
+//! [`Weigh`]: `o[r][d] += Σ_c w[r][c] v[c][d]`, vectors along `d`, keys in order.
 //! Neither result depends on how rows or keys are grouped into calls.
 
-use crate::cpu::isa::Isa;
+use crate::cpu::isa::{Isa, Piece};
 use crate::cpu::ops::attention::tile::padded;
 use crate::cpu::ops::vector::{Element, load_or};
 
@@ -21,26 +21,41 @@ const fn rows_at_once(left: usize) -> usize {
     }
 }
 
-/// q `(rows, padded(head_dim))`; keys `(n, head_dim)`; s `(rows, stride)`.
-#[inline(always)]
-pub(crate) fn scores<I: Isa, T: Element>(
-    isa: I,
-    (q, rows): (&[f32], usize),
-    (keys, head_dim): (&[T], usize),
-    s: &mut [f32],
-    stride: usize,
-) {
-    let width = padded(head_dim);
-    let mut row = 0;
-    while row < rows {
-        let (q, s) = (&q[row * width..], &mut s[row * stride..]);
-        let taken = rows_at_once(rows - row);
-        match taken {
-            1 => scores_rows::<I, T, 1>(isa, q, (keys, head_dim), s, stride),
-            2 => scores_rows::<I, T, 2>(isa, q, (keys, head_dim), s, stride),
-            _ => scores_rows::<I, T, 3>(isa, q, (keys, head_dim), s, stride),
+/// Fills s.
+#[derive(Debug)]
+pub(crate) struct Scores<'a, T> {
+    /// `(rows, padded(head_dim))`.
+    pub(crate) q: &'a [f32],
+    /// Queries.
+    pub(crate) rows: usize,
+    /// `(n, head_dim)`.
+    pub(crate) keys: &'a [T],
+    /// Width of a key.
+    pub(crate) head_dim: usize,
+    /// `(rows, stride)`, of which the first `n` of a row are set.
+    pub(crate) s: &'a mut [f32],
+    /// From row to row of `s`.
+    pub(crate) stride: usize,
+}
+
+impl<T: Element> Piece for Scores<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let Self { q, rows, keys, head_dim, s, stride } = self;
+        let width = padded(head_dim);
+        let mut row = 0;
+        while row < rows {
+            let (q, s) = (&q[row * width..], &mut s[row * stride..]);
+            let taken = rows_at_once(rows - row);
+            match taken {
+                1 => scores_rows::<I, T, 1>(isa, q, (keys, head_dim), s, stride),
+                2 => scores_rows::<I, T, 2>(isa, q, (keys, head_dim), s, stride),
+                _ => scores_rows::<I, T, 3>(isa, q, (keys, head_dim), s, stride),
+            }
+            row += taken;
         }
-        row += taken;
     }
 }
 
@@ -111,46 +126,78 @@ fn add_products<I: Isa, const R: usize>(
     }
 }
 
-/// w: weight of row `r` and key `c` at `r * w.1 + c * w.2`; values `(n, head_dim)`; out
-/// `(rows, stride)`, of which the first `padded(head_dim)` of a row are touched.
-#[inline(always)]
-pub(crate) fn weigh<I: Isa, T: Element>(
-    isa: I,
-    (w, row_step, key_step): (&[f32], usize, usize),
-    values: (&[T], usize),
-    rows: usize,
-    out: &mut [f32],
-    stride: usize,
-) {
-    let mut row = 0;
-    while row < rows {
-        let w = (&w[row * row_step..], row_step, key_step);
-        let out = &mut out[row * stride..];
-        let taken = rows_at_once(rows - row);
-        match taken {
-            1 => weigh_rows::<I, T, 1>(isa, w, values, out, stride),
-            2 => weigh_rows::<I, T, 2>(isa, w, values, out, stride),
-            _ => weigh_rows::<I, T, 3>(isa, w, values, out, stride),
+/// Weights of rows and keys: that of row `r` and key `c` is `w[r * row_step + c * key_step]`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Weights<'a> {
+    /// All of them.
+    pub(crate) w: &'a [f32],
+    /// From row to row.
+    pub(crate) row_step: usize,
+    /// From key to key.
+    pub(crate) key_step: usize,
+}
+
+impl Weights<'_> {
+    /// Without the first `rows` rows.
+    #[inline(always)]
+    fn skip(self, rows: usize) -> Self {
+        Self { w: &self.w[rows * self.row_step..], ..self }
+    }
+}
+
+/// Adds to out.
+#[derive(Debug)]
+pub(crate) struct Weigh<'a, T> {
+    /// Of each row and key.
+    pub(crate) weights: Weights<'a>,
+    /// `(n, head_dim)`.
+    pub(crate) values: &'a [T],
+    /// Width of a value.
+    pub(crate) head_dim: usize,
+    /// Rows of `out`.
+    pub(crate) rows: usize,
+    /// `(rows, stride)`, of which the first `padded(head_dim)` of a row are touched.
+    pub(crate) out: &'a mut [f32],
+    /// From row to row of `out`.
+    pub(crate) stride: usize,
+}
+
+impl<T: Element> Piece for Weigh<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let Self { weights, values, head_dim, rows, out, stride } = self;
+        let values = (values, head_dim);
+        let mut row = 0;
+        while row < rows {
+            let (weights, out) = (weights.skip(row), &mut out[row * stride..]);
+            let taken = rows_at_once(rows - row);
+            match taken {
+                1 => weigh_rows::<I, T, 1>(isa, weights, values, out, stride),
+                2 => weigh_rows::<I, T, 2>(isa, weights, values, out, stride),
+                _ => weigh_rows::<I, T, 3>(isa, weights, values, out, stride),
+            }
+            row += taken;
         }
-        row += taken;
     }
 }
 
 #[inline(always)]
 fn weigh_rows<I: Isa, T: Element, const R: usize>(
     isa: I,
-    w: (&[f32], usize, usize),
+    weights: Weights<'_>,
     (values, head_dim): (&[T], usize),
     out: &mut [f32],
     stride: usize,
 ) {
     let mut d = 0;
     while d + 4 * I::LANES <= head_dim {
-        weigh_columns::<I, T, R, 4>(isa, w, (values, head_dim), d, out, stride);
+        weigh_columns::<I, T, R, 4>(isa, weights, (values, head_dim), d, out, stride);
         d += 4 * I::LANES;
     }
     while d < head_dim {
-        weigh_columns::<I, T, R, 1>(isa, w, (values, head_dim), d, out, stride);
+        weigh_columns::<I, T, R, 1>(isa, weights, (values, head_dim), d, out, stride);
         d += I::LANES;
     }
 }
@@ -159,7 +206,7 @@ fn weigh_rows<I: Isa, T: Element, const R: usize>(
 #[inline(always)]
 fn weigh_columns<I: Isa, T: Element, const R: usize, const V: usize>(
     isa: I,
-    (w, row_step, key_step): (&[f32], usize, usize),
+    weights: Weights<'_>,
     (values, head_dim): (&[T], usize),
     d: usize,
     out: &mut [f32],
@@ -171,6 +218,7 @@ fn weigh_columns<I: Isa, T: Element, const R: usize, const V: usize>(
             sums[r][v] = isa.load(&out[r * stride + d + v * I::LANES..]);
         }
     }
+    let Weights { w, row_step, key_step } = weights;
     let columns = V * I::LANES;
     for (c, value) in values.chunks_exact(head_dim).enumerate() {
         let value = &value[d..head_dim.min(d + columns)];

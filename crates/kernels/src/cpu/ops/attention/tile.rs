@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::product::{scores, weigh};
+use super::product::{Scores, Weigh, Weights};
 use crate::cpu::isa::Isa;
 use crate::cpu::ops::vector::{self, Element, MAX_LANES, load, store};
 use crate::{Dtype, Mask};
@@ -254,13 +254,14 @@ pub(crate) fn tile_scores<I: Isa, T: Element>(
     let mut at = keys.clone();
     while !at.is_empty() {
         let (n, page) = tile.keys.run(&at);
-        scores(
-            isa,
-            (tile.q, tile.rows()),
-            (page, head_dim),
-            &mut s[at.start - keys.start..],
-            RANGE,
-        );
+        isa.call(Scores {
+            q: tile.q,
+            rows: tile.rows(),
+            keys: page,
+            head_dim,
+            s: &mut s[at.start - keys.start..],
+            stride: RANGE,
+        });
         at.start += n;
     }
     for (row, s) in s.chunks_exact_mut(RANGE).take(tile.rows()).enumerate() {
@@ -297,8 +298,14 @@ fn tile_weigh<I: Isa, T: Element>(
     let mut at = keys.clone();
     while !at.is_empty() {
         let (n, page) = tile.values.run(&at);
-        let w = (&w[at.start - keys.start..], RANGE, 1);
-        weigh(isa, w, (page, head_dim), tile.rows(), states, state_len(head_dim));
+        isa.call(Weigh {
+            weights: Weights { w: &w[at.start - keys.start..], row_step: RANGE, key_step: 1 },
+            values: page,
+            head_dim,
+            rows: tile.rows(),
+            out: states,
+            stride: state_len(head_dim),
+        });
         at.start += n;
     }
 }
