@@ -2,8 +2,9 @@
 
     python tools/model_goldens.py OUTPUT_FOLDER
 
-Two random models cover what the shared set does not: biases everywhere, tied embeddings, one
-key-value head, another activation; a head_dim that is not hidden_size / heads, with YaRN.
+Random models cover what the shared set does not: biases everywhere, tied embeddings, one
+key-value head, another activation; a head_dim that is not hidden_size / heads, with YaRN; the
+kinds of RoPE whose frequencies change with the length of a sequence.
 """
 
 import json
@@ -28,6 +29,17 @@ MODELS = {
         rope_scaling=dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=32,
                           rope_theta=10000.0),
     ),
+    "dynamic_rope": dict(
+        hidden_size=16, intermediate_size=28, num_attention_heads=2, num_key_value_heads=1,
+        max_position_embeddings=24,
+        rope_scaling=dict(rope_type="dynamic", factor=2.0, rope_theta=10000.0),
+    ),
+    "longrope": dict(
+        hidden_size=16, intermediate_size=28, num_attention_heads=2, num_key_value_heads=1,
+        rope_scaling=dict(
+            rope_type="longrope", factor=4.0, rope_theta=10000.0, original_max_position_embeddings=24,
+            short_factor=[1.0, 1.1, 1.2, 1.3], long_factor=[2.0, 2.6, 3.2, 3.8]),
+    ),
 }
 IDS = torch.tensor([[1, 5, 9, 33, 50, 58, 4], [1, 8, 22, 60, 13, 3, 40]])
 LABELS = torch.tensor([[-100, -100, 9, 33, 50, 58, 4], [1, 8, 22, 60, 13, -100, 40]])
@@ -35,6 +47,7 @@ LEFT = torch.tensor([[1, 5, 9, 33, 50, 58, 4], [0, 0, 0, 60, 13, 3, 40]])
 LEFT_MASK = torch.tensor([[1] * 7, [0, 0, 0, 1, 1, 1, 1]])
 RIGHT = torch.tensor([[1, 5, 9, 33, 50, 58, 4], [1, 8, 22, 60, 0, 0, 0]])
 RIGHT_MASK = torch.tensor([[1] * 7, [1, 1, 1, 1, 0, 0, 0]])
+LONG = torch.tensor([[3 + (7 * i + 11 * row) % 50 for i in range(40)] for row in range(2)])
 GENERATE = {
     "greedy": (IDS[:, :4], None, dict(max_new_tokens=12)),
     "greedy_left_pad": (LEFT[:, :6], LEFT_MASK[:, :6], dict(max_new_tokens=8)),
@@ -43,6 +56,8 @@ GENERATE = {
         IDS[:, :4], None,
         dict(max_new_tokens=12, min_new_tokens=6, eos_token_id=list(range(2, 60, 3)))),
     "rep_penalty": (IDS[:, :4], None, dict(max_new_tokens=12, repetition_penalty=1.7)),
+    # Longer than the trained context of the models above that grow.
+    "greedy_long_prompt": (LONG, None, dict(max_new_tokens=20)),
     "no_repeat_2gram": (IDS[:, :4], None, dict(max_new_tokens=12, no_repeat_ngram_size=2)),
 }
 
@@ -105,7 +120,7 @@ def main(folder):
     torch.set_num_threads(1)
     for seed, (name, config) in enumerate(MODELS.items()):
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(LlamaConfig(**BASE, **config)).eval()
+        model = LlamaForCausalLM(LlamaConfig(**BASE | config)).eval()
         for parameter_name, parameter in model.named_parameters():
             if "norm" in parameter_name:
                 torch.nn.init.uniform_(parameter, 0.5, 1.5)

@@ -34,7 +34,7 @@ pub(crate) struct ComputeArgs {
     /// Type that keys and values are stored in
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = dtype)]
     pub(crate) kv_dtype: Dtype,
-    /// Compute with the weights' exact values: activations are not rounded to eight bits against
+    /// Multiply in f32 on one path for every number of rows: activations are not rounded against
     /// quantised weights (slower)
     #[arg(long)]
     exact: bool,

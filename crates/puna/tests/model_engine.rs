@@ -151,7 +151,12 @@ fn a_full_cache_makes_sequences_wait() {
 
 #[test]
 fn a_kept_beginning_changes_nothing() {
-    let golden = &golden::models()[0];
+    for golden in golden::models() {
+        keep_a_beginning(&golden);
+    }
+}
+
+fn keep_a_beginning(golden: &Golden) {
     let mut engine = engine(golden, &OPTIONS);
     let first = greedy(&prompts()[1].prompt_ids, 10);
     let answer = complete(&mut engine, std::slice::from_ref(&first)).remove(0);
@@ -170,9 +175,14 @@ fn a_kept_beginning_changes_nothing() {
     };
     let mut cold = crate::engine(golden, &OPTIONS);
     assert_eq!(warm, complete(&mut cold, std::slice::from_ref(&second)));
-    // 53 tokens in chunks of 16 take four steps; with 50 of them kept, one.
+    // Up to 53 tokens in chunks of 16 take four steps; with the first turn kept, one. Nothing is
+    // kept where the rotation of keys depends on the whole prompt.
     let mut fresh = crate::engine(golden, &OPTIONS);
-    assert_eq!((n_rows(&mut fresh, &second), n_rows(&mut engine, &second)), (3, 0));
+    let cold_steps = n_rows(&mut fresh, &second);
+    assert!(cold_steps >= 2, "{}: {cold_steps}", golden.name);
+    let dynamic = engine.model().model.rope.is_dynamic();
+    let expected = if dynamic { cold_steps } else { 0 };
+    assert_eq!(n_rows(&mut engine, &second), expected, "{}", golden.name);
 }
 
 #[test]

@@ -47,24 +47,27 @@ fn every_kind_equals_transformers() {
     assert!(cases.len() >= 16);
     for case in cases {
         let name = case["name"].as_str().expect("a name");
-        let mut rope = Rope::new(&config(&case["config"]), None).expect(name);
-        assert_close(name, rope.inv_freq(), &floats(&case["inv_freq_init"]), true);
+        let rope = Rope::new(&config(&case["config"]), None).expect(name);
+        let mut length = 0;
+        assert_close(name, &rope.inv_freq(0), &floats(&case["inv_freq_init"]), true);
         let scaling = case["attention_scaling"].as_f64().expect("a number");
         assert_close(name, &[rope.attention_scaling()], &[scaling], true);
         for (i, step) in case["steps"].as_array().expect("a list").iter().enumerate() {
-            check_step(&format!("{name}, step {i}"), &mut rope, step);
+            length = check_step(&format!("{name}, step {i}"), &rope, length, step);
         }
     }
 }
 
-fn check_step(what: &str, rope: &mut Rope, step: &Value) {
+/// Returns the length whose frequencies the step took, where the one before took `before`.
+fn check_step(what: &str, rope: &Rope, before: usize, step: &Value) -> usize {
     let positions: Vec<u32> = floats(&step["position_ids"]).into_iter().map(|p| p as u32).collect();
-    rope.observe(&positions);
-    assert_close(what, rope.inv_freq(), &floats(&step["inv_freq_after"]), true);
+    let length = rope.observe(before, &positions);
+    assert_close(what, &rope.inv_freq(length), &floats(&step["inv_freq_after"]), true);
     let pairs = rope.rotary_dim() / 2;
     let mut cos = vec![f32::NAN; positions.len() * pairs];
     let mut sin = cos.clone();
-    rope.cos_sin(&positions, &mut cos, &mut sin);
+    let lengths = vec![length as u32; positions.len()];
+    rope.cos_sin(&positions, &lengths, &mut cos, &mut sin);
     for (table, got) in [("cos", &cos), ("sin", &sin)] {
         for (row, position) in positions.iter().enumerate() {
             // The golden repeats each row for the second half of the head.
@@ -74,6 +77,7 @@ fn check_step(what: &str, rope: &mut Rope, step: &Value) {
             assert_close(&format!("{what}, {table} {position}"), got, &expected[pairs..], false);
         }
     }
+    length
 }
 
 fn small(rope: Value) -> LlamaConfig {
@@ -98,12 +102,14 @@ fn explicit_factors_divide_each_frequency() {
     let plain = Rope::new(&small(json!({})), None).expect("builds");
     let factors = [1.0, 2.0, 4.0, 8.0];
     let divided = Rope::new(&small(json!({})), Some(&factors)).expect("builds");
-    for ((got, plain), factor) in divided.inv_freq().iter().zip(plain.inv_freq()).zip(factors) {
+    for ((got, plain), factor) in
+        divided.inv_freq(0).iter().zip(plain.inv_freq(0).iter()).zip(factors)
+    {
         assert_eq!(*got, plain / factor);
     }
     let linear = small(json!({"rope_type": "linear", "factor": 2.0}));
     let both = Rope::new(&linear, Some(&factors)).expect("builds");
-    assert_eq!(both.inv_freq()[1], plain.inv_freq()[1] / 2.0 / 2.0);
+    assert_eq!(both.inv_freq(0)[1], plain.inv_freq(0)[1] / 2.0 / 2.0);
 }
 
 /// GGUF files of Llama 3.1 carry the stretch as factors; both ways must give one result.
@@ -114,10 +120,10 @@ fn factors_of_llama3_equal_the_kind() {
     let by_kind = Rope::new(&small(llama3), None).expect("builds");
     let plain = Rope::new(&small(json!({"rope_theta": 500000.0})), None).expect("builds");
     let factors: Vec<f32> =
-        plain.inv_freq().iter().zip(by_kind.inv_freq()).map(|(f, g)| f / g).collect();
+        plain.inv_freq(0).iter().zip(by_kind.inv_freq(0).iter()).map(|(f, g)| f / g).collect();
     let by_factors =
         Rope::new(&small(json!({"rope_theta": 500000.0})), Some(&factors)).expect("builds");
-    for (a, b) in by_factors.inv_freq().iter().zip(by_kind.inv_freq()) {
+    for (a, b) in by_factors.inv_freq(0).iter().zip(by_kind.inv_freq(0).iter()) {
         // Two roundings more than the kind's own.
         assert!((a - b).abs() <= 2.0 * f32::EPSILON * b, "{a} is not {b}");
     }
@@ -125,21 +131,17 @@ fn factors_of_llama3_equal_the_kind() {
 
 #[test]
 fn dynamic_grows_and_falls_back() {
-    let mut rope =
+    let rope =
         Rope::new(&small(json!({"rope_type": "dynamic", "factor": 2.0})), None).expect("builds");
-    let start = rope.inv_freq().to_vec();
-    rope.observe(&[]);
-    rope.observe(&[63]);
-    assert_eq!(rope.inv_freq(), start);
-    rope.observe(&[64]);
-    let grown = rope.inv_freq().to_vec();
-    assert!(grown[1] < start[1]);
-    // Neither longer than the longest nor inside the trained context: nothing changes.
-    rope.observe(&[63]);
-    assert_eq!(rope.inv_freq(), grown);
-    rope.observe(&[62]);
-    assert_eq!(rope.inv_freq(), start);
     assert!(rope.is_dynamic());
+    assert_eq!(rope.observe(0, &[]), 0);
+    assert_eq!(rope.observe(0, &[63]), 64);
+    assert_eq!(rope.inv_freq(64), rope.inv_freq(0));
+    assert_eq!(rope.observe(64, &[64]), 65);
+    assert!(rope.inv_freq(65)[1] < rope.inv_freq(0)[1]);
+    // Neither longer than the longest nor inside the trained context: nothing changes.
+    assert_eq!(rope.observe(65, &[63]), 65);
+    assert_eq!(rope.observe(65, &[62]), 63);
 }
 
 #[test]

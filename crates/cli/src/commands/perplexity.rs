@@ -159,9 +159,8 @@ impl<'a> Scorer<'a> {
 
     /// Adds the tokens of one window, the first excepted, to the score.
     fn window(&mut self, ids: &[u32], score: &mut Score) -> anyhow::Result<()> {
-        // Some kinds of RoPE remember how far a sequence went.
-        self.workspace.rope = self.model.model.rope.clone();
         let positions: Vec<u32> = (0..u32::try_from(ids.len())?).collect();
+        let lengths = vec![u32::try_from(ids.len())?; ids.len()];
         let step = self.workspace.max_rows;
         for start in (0..ids.len()).step_by(step) {
             let end = (start + step).min(ids.len());
@@ -174,6 +173,7 @@ impl<'a> Scorer<'a> {
             let batch = Batch {
                 tokens: Tokens::Ids(&ids[start..end]),
                 positions: &positions[start..end],
+                lengths: &lengths[start..end],
                 spans: &[span],
             };
             let model = &self.model.model;

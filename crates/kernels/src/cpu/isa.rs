@@ -12,7 +12,7 @@ use std::ops::Range;
 use half::{bf16, f16};
 
 use super::arch::scalar::Scalar;
-use super::ops::activations::Int8Rows;
+use super::ops::activations::SplitRows;
 use super::ops::attention::tile::{Pass, Tile};
 use super::ops::panel::Start;
 use super::ops::{self, attention};
@@ -131,11 +131,12 @@ pub(crate) trait Isa: Copy {
     fn look_up(self, table: &[i8; 16], v: Self::Bytes) -> Self::Bytes;
     /// Thirty-two integral values in `-127..=127` as signed bytes.
     fn narrow(self, src: &[f32; 32], dst: &mut [u8; 32]);
-    /// `Σ u s` of unsigned and signed bytes in `LANES` partial sums, exact where `u <= 127`; the
-    /// lower half of the lanes sums the first sixteen products, the upper half the others.
-    fn dot_unsigned(self, u: Self::Bytes, s: Self::Bytes) -> Self::F32;
-    /// Likewise of signed bytes `a` and signed bytes `b` in `-127..=127`.
-    fn dot_signed(self, a: Self::Bytes, b: Self::Bytes) -> Self::F32;
+    /// `Σ u (128 high + low)` of unsigned bytes `u <= 127` and signed bytes, `LANES` exact partial
+    /// sums; the lower half of the lanes sums the first sixteen products, the upper half the
+    /// others. `high` is in `-127..=127`, `low` in `-64..=64`.
+    fn dot_unsigned(self, u: Self::Bytes, high: Self::Bytes, low: Self::Bytes) -> Self::F32;
+    /// Likewise of signed bytes `s`.
+    fn dot_signed(self, s: Self::Bytes, high: Self::Bytes, low: Self::Bytes) -> Self::F32;
 
     /// `e^x` within 2 ulp; 0 below -104, infinity above 88.8, NaN for NaN.
     #[inline(always)]
@@ -235,11 +236,11 @@ kernels! {
         multiply_adds = crate::cpu::measure::multiply_adds: (turns: usize) -> usize;
         /// The weights of whole blocks as `f32`.
         dequantize = ops::panel::dequantize: (format: Format, bytes: &[u8], out: &mut [f32]);
-        /// Rows of activations as signed bytes with a scale for each 32.
-        quantize_rows = ops::activations::quantize: (x: &[f32], cols: usize, out: &mut Int8Rows);
-        /// A few rows of int8 activations against rows of quantised weights.
-        dot_int8 = ops::dot_int8::rows: (
-            weights: RowBytes<'_>, x: &Int8Rows, first: usize, y: &mut [&mut [f32]]
+        /// Rows of activations as whole numbers with a scale for each 32.
+        quantize_rows = ops::activations::quantize: (x: &[f32], cols: usize, out: &mut SplitRows);
+        /// A few rows of such activations against rows of quantised weights.
+        dot_integer = ops::dot_integer::rows: (
+            weights: RowBytes<'_>, x: &SplitRows, first: usize, y: &mut [&mut [f32]]
         );
         /// A few rows of activations against rows of `f32`, `f16` or `bf16` weights.
         dot_float = ops::dot_float::rows: (

@@ -1,15 +1,15 @@
 //! Linear layers: `y = x · Wᵀ`, `dx += dy · W`, `dw += dyᵀ · x`, for weights of any format.
 //!
-//! A few rows of `x` read each weight once as it lies, against `x` as signed bytes where the
+//! A few rows of `x` read each weight once as it lies, against `x` as whole numbers where the
 //! format has an integer dot, else in `f32`. More rows, and all rows of an exact backend, take
 //! the blocked product on dequantised panels.
 
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::ops::activations::Int8Rows;
+use super::ops::activations::SplitRows;
 use super::ops::panel::{PANEL, STRIP, Start};
-use super::ops::{dot_float, dot_int8};
+use super::ops::{dot_float, dot_integer};
 use super::product::{Product, STEP, round};
 use super::scratch::{lend, lend_floats};
 use super::tiles::Tiles;
@@ -18,7 +18,7 @@ use super::{Cpu, CpuBuf};
 use crate::{Dtype, Format};
 
 /// Rows up to which the dots beat the blocked product; measured with `benches/linear.rs`.
-const FEW_INT8: usize = 16;
+const FEW_INTEGER: usize = 16;
 const FEW_FLOAT: usize = 4;
 /// Formats without a dot are dequantised again for each of these.
 const FEW_OTHER: usize = 4;
@@ -29,19 +29,19 @@ const MAX_RESULTS: usize = 4;
 /// Columns of a part of a product.
 const WIDTH: usize = 4 * PANEL;
 
-const _: () = assert!(dot_int8::MAX_ROWS == dot_float::MAX_ROWS);
+const _: () = assert!(dot_integer::MAX_ROWS == dot_float::MAX_ROWS);
 const _: () = assert!(WIDTH.is_multiple_of(32) && STEP.is_multiple_of(256));
 
 thread_local! {
-    static INT8: Cell<Int8Rows> = Cell::default();
+    static SPLIT: Cell<SplitRows> = Cell::default();
     static ROW: Cell<CpuBuf> = Cell::default();
 }
 
 /// How a weight is multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Path {
-    /// Integer dots with int8 activations.
-    Int8,
+    /// Integer dots.
+    Integer,
     /// `f32` dots.
     Float,
     /// `f32` dots with rows dequantised one at a time.
@@ -56,7 +56,7 @@ impl Path {
         match rows {
             _ if cpu.exact => Self::Panel,
             0..=FEW_FLOAT if float => Self::Float,
-            0..=FEW_INT8 if dot_int8::is_served(format) => Self::Int8,
+            0..=FEW_INTEGER if dot_integer::is_served(format) => Self::Integer,
             0..=FEW_OTHER if !float => Self::Row,
             _ => Self::Panel,
         }
@@ -78,11 +78,11 @@ pub(super) fn forward(
         outputs.iter_mut().for_each(|(weight, y)| y[..rows * weight.rows()].fill(0.0));
         return;
     }
-    let int8 = |(weight, _): &(&CpuWeight, &mut CpuBuf)| {
-        Path::of(cpu, weight.format(), rows) == Path::Int8
+    let integer = |(weight, _): &(&CpuWeight, &mut CpuBuf)| {
+        Path::of(cpu, weight.format(), rows) == Path::Integer
     };
-    lend(&INT8, |quantized| {
-        if outputs.iter().any(int8) {
+    lend(&SPLIT, |quantized| {
+        if outputs.iter().any(integer) {
             (cpu.kernels.quantize_rows)(x, cols, quantized);
         }
         let few = Few { cpu, x, quantized, rows, cols, dtype };
@@ -101,7 +101,7 @@ struct Few<'a> {
     /// `(rows, cols)`.
     x: &'a [f32],
     /// The same, where a weight needs it.
-    quantized: &'a Int8Rows,
+    quantized: &'a SplitRows,
     rows: usize,
     cols: usize,
     dtype: Dtype,
@@ -135,15 +135,18 @@ impl Few<'_> {
 
     /// Output features `range` of one weight, for all rows.
     fn part(&self, weight: &CpuWeight, path: Path, y: &Tiles<'_, f32>, range: Range<usize>) {
-        for first in (0..self.rows).step_by(dot_int8::MAX_ROWS) {
-            let end = self.rows.min(first + dot_int8::MAX_ROWS);
+        for first in (0..self.rows).step_by(dot_integer::MAX_ROWS) {
+            let end = self.rows.min(first + dot_integer::MAX_ROWS);
             // SAFETY: parts differ in `range`; a part has one tile at a time.
-            let mut tile: [&mut [f32]; dot_int8::MAX_ROWS] = unsafe { y.rows(first, end, &range) };
+            let mut tile: [&mut [f32]; dot_integer::MAX_ROWS] =
+                unsafe { y.rows(first, end, &range) };
             let tile = &mut tile[..end - first];
             let x = &self.x[first * self.cols..end * self.cols];
             let weights = weight.row_range(range.clone());
             match path {
-                Path::Int8 => (self.cpu.kernels.dot_int8)(weights, self.quantized, first, tile),
+                Path::Integer => {
+                    (self.cpu.kernels.dot_integer)(weights, self.quantized, first, tile);
+                }
                 Path::Float => (self.cpu.kernels.dot_float)(weights, x, tile),
                 Path::Row => self.dequantized_rows(weights, x, tile),
                 Path::Panel => unreachable!("`run` leaves these out"),

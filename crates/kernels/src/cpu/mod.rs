@@ -34,7 +34,7 @@ pub struct CpuOptions {
     pub isa: Option<String>,
     /// Weights of every format are dequantised and multiplied in `f32`, on one path for every
     /// number of rows: slower, for comparisons. Else a few rows of activations are rounded to
-    /// eight bits against quantised weights, an error of about 1 % of the result's size.
+    /// fifteen bits of their group's largest against quantised weights.
     pub exact: bool,
 }
 

@@ -197,8 +197,8 @@ impl<B: Backend> Engine<B> {
     /// beginning that is still there is not computed again.
     fn admit(&mut self) {
         while let Some(mut sequence) = self.waiting.pop_front() {
-            // Dynamic frequencies change with the positions seen: kept keys would not fit.
-            if !self.workspace.rope.is_dynamic()
+            // Dynamic frequencies depend on the whole prompt: keys of another would not fit.
+            if !self.model.model.rope.is_dynamic()
                 && let Some((blocks, n)) = self.prefixes.share(&sequence.ids, &mut self.allocator)
             {
                 sequence.n_computed = n;
@@ -269,12 +269,15 @@ impl<B: Backend> Engine<B> {
         let total = rows.iter().sum();
         let mut ids = Vec::with_capacity(total);
         let mut positions = Vec::with_capacity(total);
+        let mut lengths = Vec::with_capacity(total);
         let mut spans = Vec::with_capacity(rows.len());
         for (sequence, &n) in self.running.iter().zip(rows).filter(|(_, n)| **n > 0) {
             let tokens = sequence.n_computed..sequence.n_computed + n;
             let start = ids.len();
             ids.extend_from_slice(&sequence.ids[tokens.clone()]);
             positions.extend(tokens.clone().map(|t| t as u32));
+            // As if the prompt came at once and each later token alone, whatever the chunks.
+            lengths.extend(tokens.clone().map(|t| sequence.n_prompt.max(t + 1) as u32));
             spans.push(Span {
                 rows: start..start + n,
                 n_keys: tokens.end,
@@ -282,7 +285,8 @@ impl<B: Backend> Engine<B> {
                 mask: Mask::Causal,
             });
         }
-        let batch = Batch { tokens: Tokens::Ids(&ids), positions: &positions, spans: &spans };
+        let (positions, lengths) = (&positions, &lengths);
+        let batch = Batch { tokens: Tokens::Ids(&ids), positions, lengths, spans: &spans };
         let (model, workspace) = (&self.model.model, &mut self.workspace);
         model.forward(&batch, &mut self.cache, workspace, &mut Trace::default())
     }

@@ -66,7 +66,7 @@ impl<B: Backend> Attention<B> {
 
     /// `ws.q`, `ws.k`, `ws.v` from `ws.normed`, rotated.
     fn project(&self, backend: &B, rows: usize, dtype: Dtype, ws: &mut Workspace<B>) {
-        let Workspace { normed, q, k, v, cos, sin, rope, .. } = ws;
+        let Workspace { normed, q, k, v, cos, sin, rotary_dim, .. } = ws;
         forward_all(
             backend,
             normed,
@@ -75,7 +75,7 @@ impl<B: Backend> Attention<B> {
             &mut [(&self.q_proj, &mut *q), (&self.k_proj, &mut *k), (&self.v_proj, v)],
         );
         let table =
-            RopeTable { cos, sin, rotary_dim: rope.rotary_dim(), layout: self.rope_layout, dtype };
+            RopeTable { cos, sin, rotary_dim: *rotary_dim, layout: self.rope_layout, dtype };
         backend.rope(q, rows, self.n_heads, self.head_dim, &table);
         backend.rope(k, rows, self.n_kv_heads, self.head_dim, &table);
     }

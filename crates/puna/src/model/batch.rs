@@ -18,6 +18,10 @@ pub struct Batch<'a> {
     pub tokens: Tokens<'a>,
     /// Position of each row in its sequence `(rows)`.
     pub positions: &'a [u32],
+    /// Length of the sequence that each row's rotary frequencies are for `(rows)`; see
+    /// [`Rope::inv_freq`](super::rope::Rope::inv_freq). A prompt that comes in chunks has its
+    /// whole length in each.
+    pub lengths: &'a [u32],
     /// Which rows belong together, and which keys they see. Covers every row once, in order.
     pub spans: &'a [Span<'a>],
 }

@@ -53,7 +53,7 @@ pub struct LlamaModel<B: Backend> {
     pub blocks: Vec<Block<B>>,
     /// After the last layer.
     pub norm: Norm<B>,
-    /// Rotary frequencies before any token was seen.
+    /// Rotary frequencies.
     pub rope: Rope,
 }
 
@@ -70,7 +70,7 @@ pub struct Trace {
 impl<B: Backend> LlamaModel<B> {
     /// A workspace for forwards of up to `max_rows` rows.
     pub fn workspace(&self, max_rows: usize) -> Result<Workspace<B>, OutOfMemory> {
-        Workspace::new(&self.backend, &self.config, self.rope.clone(), max_rows)
+        Workspace::new(&self.backend, &self.config, self.rope.rotary_dim(), max_rows)
     }
 
     /// Runs the batch through every layer and appends its keys and values to `cache`. Leaves the
@@ -88,7 +88,7 @@ impl<B: Backend> LlamaModel<B> {
         let rows = batch.rows();
         assert!(rows <= ws.max_rows, "{rows} rows in a workspace for {}", ws.max_rows);
         self.embed(batch, ws);
-        self.turn(batch.positions, ws);
+        self.turn(batch, ws);
         let mut probs = match trace.attentions {
             Some(_) => Some(self.backend.alloc(self.probs_len(batch), "attention probabilities")?),
             None => None,
@@ -125,12 +125,11 @@ impl<B: Backend> LlamaModel<B> {
     }
 
     /// Cosines and sines of the rows' positions.
-    fn turn(&self, positions: &[u32], ws: &mut Workspace<B>) {
-        let pairs = ws.rope.rotary_dim() / 2;
-        let len = positions.len() * pairs;
+    fn turn(&self, batch: &Batch<'_>, ws: &mut Workspace<B>) {
+        let len = batch.rows() * self.rope.rotary_dim() / 2;
         let (cos, sin) = &mut ws.angles;
-        ws.rope.observe(positions);
-        ws.rope.cos_sin(positions, &mut cos[..len], &mut sin[..len]);
+        let (cos_rows, sin_rows) = (&mut cos[..len], &mut sin[..len]);
+        self.rope.cos_sin(batch.positions, batch.lengths, cos_rows, sin_rows);
         self.backend.write(&mut ws.cos, 0, &cos[..len]);
         self.backend.write(&mut ws.sin, 0, &sin[..len]);
     }

@@ -17,6 +17,8 @@ pub struct DynamicCache<B: Backend> {
     /// Tokens of each row so far, padding included.
     len: usize,
     capacity: usize,
+    /// Length whose rotary frequencies the last forward took.
+    rope_length: usize,
     /// Blocks of each row, `(batch, capacity / BLOCK_LEN)`.
     blocks: Vec<u32>,
 }
@@ -40,7 +42,8 @@ impl<B: Backend> DynamicCache<B> {
         };
         let pool = model.backend.kv_cache(shape)?;
         let blocks = (0..(batch * per_row) as u32).collect();
-        Ok(Self { pool, shape, batch, len: 0, capacity: per_row * BLOCK_LEN, blocks })
+        let capacity = per_row * BLOCK_LEN;
+        Ok(Self { pool, shape, batch, len: 0, capacity, rope_length: 0, blocks })
     }
 
     /// Tokens of each row so far (`get_seq_length`).
@@ -260,9 +263,15 @@ impl<B: Backend> LlamaModel<B> {
                 mask: row_mask(mask, row, inputs.len, n_keys),
             })
             .collect();
-        let batch = Batch { tokens: inputs.tokens, positions: &positions, spans: &spans };
+        let rope_length = self.rope.observe(cache.rope_length, &positions);
+        let batch = Batch {
+            tokens: inputs.tokens,
+            positions: &positions,
+            lengths: &vec![rope_length as u32; rows],
+            spans: &spans,
+        };
         self.forward(&batch, &mut cache.pool, &mut ws, trace)?;
-        cache.len = n_keys;
+        (cache.len, cache.rope_length) = (n_keys, rope_length);
         self.normed(rows, &mut ws);
         Ok(ws.normed)
     }

@@ -5,6 +5,7 @@
 //! The order of operations and the rounding to `f32` are those of Transformers on PyTorch, because
 //! an error of one unit in `inv_freq` is an error of 0.01 in the angle at position 100,000.
 
+use std::borrow::Cow;
 use std::f64::consts::PI;
 
 use crate::config::{Llama3, LlamaConfig, LongRope, RopeKind, Yarn};
@@ -47,13 +48,11 @@ pub enum RopeError {
     },
 }
 
-/// The frequencies of a model, and what the dynamic kinds remember between forwards.
+/// The frequencies of a model, for sequences of any length.
 #[derive(Clone, Debug)]
 pub struct Rope {
-    /// Frequency of each pair, as the last forward used it.
+    /// Frequency of each pair in a sequence inside the trained context.
     inv_freq: Vec<f32>,
-    /// The same at the start.
-    original: Vec<f32>,
     /// Factor on cos and sin.
     attention_scaling: f32,
     /// Which frequencies depend on the sequence, and how.
@@ -63,13 +62,12 @@ pub struct Rope {
 #[derive(Clone, Debug)]
 enum Growth {
     None,
-    /// The base grows with the longest sequence seen, and falls back on a short one.
+    /// The base grows with the sequence.
     Dynamic {
         base: f64,
         factor: f64,
         dim: usize,
         max_position: usize,
-        longest: usize,
     },
     /// Another set of frequencies beyond the original context.
     LongRope {
@@ -116,8 +114,8 @@ impl Rope {
                 yarn_blend(&powers, yarn, factor, base)
             }
             RopeKind::Dynamic { factor } => {
-                let (factor, longest) = (*factor, max_position);
-                growth = Growth::Dynamic { base, factor, dim, max_position, longest };
+                let factor = *factor;
+                growth = Growth::Dynamic { base, factor, dim, max_position };
                 let length = max_position as f64;
                 let stretch = (factor * length / length) - (factor - 1.0);
                 inverse(&powers(base * stretch.powf(exponent(dim)), dim, dim))
@@ -142,7 +140,7 @@ impl Rope {
         if let Some(pair) = inv_freq.iter().position(|f| !f.is_finite()) {
             return Err(RopeError::NotFinite { pair });
         }
-        Ok(Self { original: inv_freq.clone(), inv_freq, attention_scaling, growth })
+        Ok(Self { inv_freq, attention_scaling, growth })
     }
 
     /// How many values of each head rotate.
@@ -150,10 +148,18 @@ impl Rope {
         2 * self.inv_freq.len()
     }
 
-    /// Frequency of each pair, in radians for each position, as of the last
-    /// [`Rope::observe`].
-    pub fn inv_freq(&self) -> &[f32] {
-        &self.inv_freq
+    /// Frequency of each pair in a sequence of `length` tokens, in radians for each position.
+    pub fn inv_freq(&self, length: usize) -> Cow<'_, [f32]> {
+        match &self.growth {
+            Growth::LongRope { long, original_context } if length as f64 > *original_context => {
+                Cow::Borrowed(long)
+            }
+            Growth::Dynamic { base, factor, dim, max_position } if length > *max_position => {
+                let base = dynamic_base(*base, *factor, *dim, *max_position, length);
+                Cow::Owned(inverse(&powers(base, *dim, *dim)))
+            }
+            _ => Cow::Borrowed(&self.inv_freq),
+        }
     }
 
     /// Factor on cos and sin.
@@ -161,45 +167,38 @@ impl Rope {
         self.attention_scaling
     }
 
-    /// Whether the frequencies depend on the positions seen, so that one state serves one sequence.
+    /// Whether the frequencies depend on the length of the sequence.
     pub fn is_dynamic(&self) -> bool {
         !matches!(self.growth, Growth::None)
     }
 
-    /// Adjusts the frequencies to the positions of a forward, as Transformers does at its start.
-    /// Keys that are cached already keep the old frequencies; so it is there too.
-    pub fn observe(&mut self, positions: &[u32]) {
-        let Some(last) = positions.iter().max() else { return };
+    /// The length whose frequencies Transformers takes for a forward over `positions`, where the
+    /// forward before took those of `before` (0: there was none). Keys that are cached already
+    /// keep the frequencies of their own forward.
+    pub fn observe(&self, before: usize, positions: &[u32]) -> usize {
+        let Some(last) = positions.iter().max() else { return before };
         let seq_len = *last as usize + 1;
-        match &mut self.growth {
-            Growth::None => {}
-            Growth::LongRope { long, original_context } => {
-                let beyond = seq_len as f64 > *original_context;
-                let set = if beyond { &*long } else { &self.original };
-                self.inv_freq.copy_from_slice(set);
-            }
-            Growth::Dynamic { base, factor, dim, max_position, longest } => {
-                if seq_len > *longest {
-                    let base = dynamic_base(*base, *factor, *dim, *max_position, seq_len);
-                    self.inv_freq = inverse(&powers(base, *dim, *dim));
-                    *longest = seq_len;
-                } else if seq_len < *max_position && *longest > *max_position {
-                    self.inv_freq.copy_from_slice(&self.original);
-                    *longest = *max_position;
-                }
-            }
+        match self.growth {
+            // Never shorter, but for a sequence inside the trained context.
+            Growth::Dynamic { max_position, .. } if seq_len >= max_position => seq_len.max(before),
+            _ => seq_len,
         }
     }
 
-    /// Cosines and sines of `positions`, each `(positions, rotary_dim / 2)`, at the frequencies of
-    /// the last [`Rope::observe`].
-    pub fn cos_sin(&self, positions: &[u32], cos: &mut [f32], sin: &mut [f32]) {
+    /// Cosines and sines of `positions`, each `(positions, rotary_dim / 2)`, in sequences of
+    /// `lengths` `(positions)`.
+    pub fn cos_sin(&self, positions: &[u32], lengths: &[u32], cos: &mut [f32], sin: &mut [f32]) {
         let pairs = self.inv_freq.len();
+        assert_eq!(positions.len(), lengths.len(), "a length for each position");
         assert!(cos.len() >= positions.len() * pairs, "cos is shorter than the positions");
         assert!(sin.len() >= positions.len() * pairs, "sin is shorter than the positions");
         let rows = cos.chunks_exact_mut(pairs).zip(sin.chunks_exact_mut(pairs));
-        for (position, (cos_row, sin_row)) in positions.iter().zip(rows) {
-            for ((f, c), s) in self.inv_freq.iter().zip(cos_row).zip(sin_row) {
+        let mut held = (0, self.inv_freq(0));
+        for ((position, length), (cos_row, sin_row)) in positions.iter().zip(lengths).zip(rows) {
+            if *length != held.0 {
+                held = (*length, self.inv_freq(*length as usize));
+            }
+            for ((f, c), s) in held.1.iter().zip(cos_row).zip(sin_row) {
                 let (sine, cosine) = (*position as f32 * f).sin_cos();
                 *c = cosine * self.attention_scaling;
                 *s = sine * self.attention_scaling;

@@ -2,7 +2,6 @@
 
 use puna_kernels::{Backend, OutOfMemory};
 
-use super::rope::Rope;
 use crate::config::LlamaConfig;
 
 /// Activations of up to `max_rows` rows. One per caller: two forwards may share a model, not a
@@ -11,8 +10,8 @@ use crate::config::LlamaConfig;
 pub struct Workspace<B: Backend> {
     /// Most rows of one forward.
     pub max_rows: usize,
-    /// Rotary frequencies; some kinds change with the positions they have seen.
-    pub rope: Rope,
+    /// Values of each head that rotate.
+    pub rotary_dim: usize,
     /// Residual stream `(rows, hidden_size)`.
     pub x: B::Buf,
     /// Its norm `(rows, hidden_size)`.
@@ -46,7 +45,7 @@ impl<B: Backend> Workspace<B> {
     pub fn new(
         backend: &B,
         config: &LlamaConfig,
-        rope: Rope,
+        rotary_dim: usize,
         max_rows: usize,
     ) -> Result<Self, OutOfMemory> {
         let alloc = |width: usize| {
@@ -61,7 +60,7 @@ impl<B: Backend> Workspace<B> {
             config.num_attention_heads * config.head_dim,
             config.num_key_value_heads * config.head_dim,
         );
-        let pairs = rope.rotary_dim() / 2;
+        let pairs = rotary_dim / 2;
         Ok(Self {
             max_rows,
             x: alloc(hidden)?,
@@ -77,7 +76,7 @@ impl<B: Backend> Workspace<B> {
             cos: alloc(pairs)?,
             sin: alloc(pairs)?,
             angles: (vec![0.0; max_rows * pairs], vec![0.0; max_rows * pairs]),
-            rope,
+            rotary_dim,
         })
     }
 }

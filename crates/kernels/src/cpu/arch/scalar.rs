@@ -33,6 +33,12 @@ fn dot_lanes(product: impl Fn(usize) -> i32) -> [f32; LANES] {
     std::array::from_fn(|lane| (4 * lane..4 * lane + 4).map(&product).sum::<i32>() as f32)
 }
 
+/// The number whose signed bytes are `high` and `low`.
+#[inline(always)]
+fn joined(high: u8, low: u8) -> i32 {
+    128 * i32::from(high as i8) + i32::from(low as i8)
+}
+
 impl Isa for Scalar {
     type F32 = [f32; LANES];
     type Bytes = [u8; 32];
@@ -190,11 +196,11 @@ impl Isa for Scalar {
         *dst = src.map(|v| v as i8 as u8);
     }
     #[inline(always)]
-    fn dot_unsigned(self, u: Self::Bytes, s: Self::Bytes) -> Self::F32 {
-        dot_lanes(|i| i32::from(u[i]) * i32::from(s[i] as i8))
+    fn dot_unsigned(self, u: Self::Bytes, high: Self::Bytes, low: Self::Bytes) -> Self::F32 {
+        dot_lanes(|i| i32::from(u[i]) * joined(high[i], low[i]))
     }
     #[inline(always)]
-    fn dot_signed(self, a: Self::Bytes, b: Self::Bytes) -> Self::F32 {
-        dot_lanes(|i| i32::from(a[i] as i8) * i32::from(b[i] as i8))
+    fn dot_signed(self, s: Self::Bytes, high: Self::Bytes, low: Self::Bytes) -> Self::F32 {
+        dot_lanes(|i| i32::from(s[i] as i8) * joined(high[i], low[i]))
     }
 }

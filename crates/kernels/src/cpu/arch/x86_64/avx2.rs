@@ -313,21 +313,25 @@ impl Isa for Avx2 {
         }
     }
     #[inline(always)]
-    fn dot_unsigned(self, u: __m256i, s: __m256i) -> __m256 {
+    fn dot_unsigned(self, u: __m256i, high: __m256i, low: __m256i) -> __m256 {
         // SAFETY: the token proves avx2.
         unsafe {
-            // At most 2 * 127 * 128 in magnitude: the sixteen-bit sums do not saturate.
-            let pairs = _mm256_maddubs_epi16(u, s);
-            _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+            // At most 2 * 127 * 127 in magnitude: the sixteen-bit sums do not saturate.
+            let high = _mm256_madd_epi16(_mm256_maddubs_epi16(u, high), _mm256_set1_epi16(128));
+            let low = _mm256_madd_epi16(_mm256_maddubs_epi16(u, low), _mm256_set1_epi16(1));
+            _mm256_cvtepi32_ps(_mm256_add_epi32(high, low))
         }
     }
     #[inline(always)]
-    fn dot_signed(self, a: __m256i, b: __m256i) -> __m256 {
+    fn dot_signed(self, s: __m256i, high: __m256i, low: __m256i) -> __m256 {
         // SAFETY: the token proves avx2.
         unsafe {
-            // |a| is at most 128 as an unsigned byte, |b| at most 127: 2 * 128 * 127 fits.
-            let pairs = _mm256_maddubs_epi16(_mm256_sign_epi8(a, a), _mm256_sign_epi8(b, a));
-            _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+            // |s| is at most 128 as an unsigned byte, `high` at most 127: 2 * 128 * 127 fits.
+            let (size, high) = (_mm256_sign_epi8(s, s), _mm256_sign_epi8(high, s));
+            let high = _mm256_madd_epi16(_mm256_maddubs_epi16(size, high), _mm256_set1_epi16(128));
+            let low = _mm256_maddubs_epi16(size, _mm256_sign_epi8(low, s));
+            let low = _mm256_madd_epi16(low, _mm256_set1_epi16(1));
+            _mm256_cvtepi32_ps(_mm256_add_epi32(high, low))
         }
     }
 }

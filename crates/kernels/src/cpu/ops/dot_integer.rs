@@ -1,7 +1,7 @@
-//! A few rows of int8 activations against rows of quantised weights: `y = Σ w x`.
+//! A few rows of activations against rows of quantised weights: `y = Σ w x` in whole numbers.
 //!
 //! Each 32 weights are `w = scale q + offset` (each 16, in some formats), their activations
-//! `x = s p`. So a group adds `scale s Σ q p + offset Σ x`: the first sum in whole numbers, the
+//! `x = s n`. So a group adds `scale s Σ q n + offset Σ x`: the first sum in whole numbers, the
 //! second ready beside the activations. Weights are unpacked once for all rows of activations.
 
 // Plain loops over constant ranges unroll, and sums stay in registers. Iterator adaptors and
@@ -10,7 +10,7 @@
 
 use std::marker::PhantomData;
 
-use super::activations::{GROUP, Int8Row, Int8Rows};
+use super::activations::{GROUP, SplitRow, SplitRows};
 use crate::Format;
 use crate::cpu::isa::{Isa, Piece};
 use crate::cpu::weight::RowBytes;
@@ -35,7 +35,7 @@ use crate::format::tq2_0::Tq2_0;
 pub(crate) const MAX_ROWS: usize = 4;
 
 /// A format whose weights are small whole numbers under a scale.
-trait Int8Block: Block {
+trait IntegerBlock: Block {
     /// The numbers are signed bytes; else they are below 128 and not negative.
     const SIGNED: bool = false;
     /// There are offsets.
@@ -49,7 +49,7 @@ trait Int8Block: Block {
     fn quants<I: Isa>(&self, isa: I, group: usize) -> I::Bytes;
 }
 
-/// Of a block. Scales: one for each 16 weights where [`Int8Block::HALVES`], else for each 32.
+/// Of a block. Scales: one for each 16 weights where [`IntegerBlock::HALVES`], else for each 32.
 /// Offsets: the first alone in a block of 32 weights, else one for each 16.
 #[derive(Clone, Copy)]
 struct Factors {
@@ -91,7 +91,7 @@ pub(crate) const fn is_served(format: Format) -> bool {
 pub(crate) fn rows<I: Isa>(
     isa: I,
     weights: RowBytes<'_>,
-    x: &Int8Rows,
+    x: &SplitRows,
     first: usize,
     y: &mut [&mut [f32]],
 ) {
@@ -117,17 +117,17 @@ pub(crate) fn rows<I: Isa>(
 /// [`rows`] of one format.
 struct Rows<'a, 'y, B> {
     weights: RowBytes<'a>,
-    x: &'a Int8Rows,
+    x: &'a SplitRows,
     first: usize,
     y: &'a mut [&'y mut [f32]],
     format: PhantomData<B>,
 }
 
-impl<'a, 'y, B: Int8Block> Rows<'a, 'y, B> {
+impl<'a, 'y, B: IntegerBlock> Rows<'a, 'y, B> {
     #[inline(always)]
     fn new(
         weights: RowBytes<'a>,
-        x: &'a Int8Rows,
+        x: &'a SplitRows,
         first: usize,
         y: &'a mut [&'y mut [f32]],
     ) -> Self {
@@ -135,7 +135,7 @@ impl<'a, 'y, B: Int8Block> Rows<'a, 'y, B> {
     }
 }
 
-impl<B: Int8Block> Piece for Rows<'_, '_, B> {
+impl<B: IntegerBlock> Piece for Rows<'_, '_, B> {
     type Output = ();
 
     #[inline(always)]
@@ -157,10 +157,10 @@ impl<B: Int8Block> Piece for Rows<'_, '_, B> {
 }
 
 #[inline(always)]
-fn rows_of<I: Isa, B: Int8Block, const M: usize>(
+fn rows_of<I: Isa, B: IntegerBlock, const M: usize>(
     isa: I,
     weights: RowBytes<'_>,
-    x: &Int8Rows,
+    x: &SplitRows,
     first: usize,
     y: &mut [&mut [f32]],
 ) {
@@ -179,7 +179,7 @@ fn rows_of<I: Isa, B: Int8Block, const M: usize>(
 
 /// `M` rows of activations times one row of weights.
 #[inline(always)]
-fn dot<I: Isa, B: Int8Block, const M: usize>(isa: I, w: &[B], x: [Int8Row<'_>; M]) -> [f32; M] {
+fn dot<I: Isa, B: IntegerBlock, const M: usize>(isa: I, w: &[B], x: [SplitRow<'_>; M]) -> [f32; M] {
     let groups = const { B::LEN / GROUP };
     let mut sums = [isa.splat(0.0); M];
     let mut offsets = [Offset::new(isa); M];
@@ -210,14 +210,15 @@ fn dot<I: Isa, B: Int8Block, const M: usize>(isa: I, w: &[B], x: [Int8Row<'_>; M
 
 /// The whole-number products of one group.
 #[inline(always)]
-fn product<I: Isa, B: Int8Block>(isa: I, q: I::Bytes, x: &Int8Row<'_>, group: usize) -> I::F32 {
-    let p = isa.load_bytes(&x.quants[group].0);
-    if B::SIGNED { isa.dot_signed(q, p) } else { isa.dot_unsigned(q, p) }
+fn product<I: Isa, B: IntegerBlock>(isa: I, q: I::Bytes, x: &SplitRow<'_>, group: usize) -> I::F32 {
+    let n = &x.quants[group];
+    let (high, low) = (isa.load_bytes(&n.high), isa.load_bytes(&n.low));
+    if B::SIGNED { isa.dot_signed(q, high, low) } else { isa.dot_unsigned(q, high, low) }
 }
 
 /// What they are multiplied by; `scale` is that of the activations.
 #[inline(always)]
-fn scale<I: Isa, B: Int8Block>(isa: I, factors: &Factors, group: usize, scale: f32) -> I::F32 {
+fn scale<I: Isa, B: IntegerBlock>(isa: I, factors: &Factors, group: usize, scale: f32) -> I::F32 {
     if B::HALVES {
         let (low, high) = (factors.scales[2 * group], factors.scales[2 * group + 1]);
         isa.splat_halves(low * scale, high * scale)
@@ -241,7 +242,7 @@ impl<I: Isa> Offset<I> {
     }
 
     #[inline(always)]
-    fn add<B: Int8Block>(&mut self, isa: I, offsets: &[f32; 16], sums: &[[f32; 2]]) {
+    fn add<B: IntegerBlock>(&mut self, isa: I, offsets: &[f32; 16], sums: &[[f32; 2]]) {
         if B::LEN == GROUP {
             self.single += offsets[0] * (sums[0][0] + sums[0][1]);
             return;
@@ -297,7 +298,7 @@ fn where_bit<I: Isa>(isa: I, mask: &[u8; 32], bit: usize, value: u8) -> I::Bytes
     isa.and(isa.equal(isa.and(isa.load_bytes(mask), bit), bit), isa.splat_byte(value))
 }
 
-impl Int8Block for Q4_0 {
+impl IntegerBlock for Q4_0 {
     #[inline(always)]
     fn factors<I: Isa>(&self, isa: I, out: &mut Factors) {
         let d = f16(isa, self.d);
@@ -309,7 +310,7 @@ impl Int8Block for Q4_0 {
     }
 }
 
-impl Int8Block for Q4_1 {
+impl IntegerBlock for Q4_1 {
     #[inline(always)]
     fn factors<I: Isa>(&self, isa: I, out: &mut Factors) {
         out.one(f16(isa, self.d), f16(isa, self.m));
@@ -327,7 +328,7 @@ fn five_bits<I: Isa>(isa: I, qh: [u8; 4], qs: &[u8; 16]) -> I::Bytes {
     isa.or(isa.load_nibbles(qs), high)
 }
 
-impl Int8Block for Q5_0 {
+impl IntegerBlock for Q5_0 {
     #[inline(always)]
     fn factors<I: Isa>(&self, isa: I, out: &mut Factors) {
         let d = f16(isa, self.d);
@@ -339,7 +340,7 @@ impl Int8Block for Q5_0 {
     }
 }
 
-impl Int8Block for Q5_1 {
+impl IntegerBlock for Q5_1 {
     #[inline(always)]
     fn factors<I: Isa>(&self, isa: I, out: &mut Factors) {
         out.one(f16(isa, self.d), f16(isa, self.m));
@@ -350,7 +351,7 @@ impl Int8Block for Q5_1 {
     }
 }
 
-impl Int8Block for Q8_0 {
+impl IntegerBlock for Q8_0 {
     const SIGNED: bool = true;
     const OFFSETS: bool = false;
     #[inline(always)]
@@ -363,7 +364,7 @@ impl Int8Block for Q8_0 {
     }
 }
 
-impl Int8Block for Q2K {
+impl IntegerBlock for Q2K {
     const HALVES: bool = true;
     #[inline(always)]
     fn factors<I: Isa>(&self, isa: I, out: &mut Factors) {
@@ -379,7 +380,7 @@ impl Int8Block for Q2K {
     }
 }
 
-impl Int8Block for Q3K {
+impl IntegerBlock for Q3K {
     const HALVES: bool = true;
     #[inline(always)]
     fn factors<I: Isa>(&self, isa: I, out: &mut Factors) {
@@ -396,7 +397,7 @@ impl Int8Block for Q3K {
     }
 }
 
-impl Int8Block for Q4K {
+impl IntegerBlock for Q4K {
     #[inline(always)]
     fn factors<I: Isa>(&self, isa: I, out: &mut Factors) {
         super_scales((f16(isa, self.d), f16(isa, self.dmin)), &self.scales, out);
@@ -419,7 +420,7 @@ fn super_scales((d, dmin): (f32, f32), packed: &[u8; 12], out: &mut Factors) {
     }
 }
 
-impl Int8Block for Q5K {
+impl IntegerBlock for Q5K {
     #[inline(always)]
     fn factors<I: Isa>(&self, isa: I, out: &mut Factors) {
         super_scales((f16(isa, self.d), f16(isa, self.dmin)), &self.scales, out);
@@ -431,7 +432,7 @@ impl Int8Block for Q5K {
     }
 }
 
-impl Int8Block for Q6K {
+impl IntegerBlock for Q6K {
     const HALVES: bool = true;
     #[inline(always)]
     fn factors<I: Isa>(&self, isa: I, out: &mut Factors) {
@@ -450,7 +451,7 @@ impl Int8Block for Q6K {
     }
 }
 
-impl Int8Block for Iq4Nl {
+impl IntegerBlock for Iq4Nl {
     const SIGNED: bool = true;
     const OFFSETS: bool = false;
     #[inline(always)]
@@ -463,7 +464,7 @@ impl Int8Block for Iq4Nl {
     }
 }
 
-impl Int8Block for Iq4Xs {
+impl IntegerBlock for Iq4Xs {
     const SIGNED: bool = true;
     const OFFSETS: bool = false;
     #[inline(always)]
@@ -479,7 +480,7 @@ impl Int8Block for Iq4Xs {
     }
 }
 
-impl Int8Block for Tq2_0 {
+impl IntegerBlock for Tq2_0 {
     #[inline(always)]
     fn factors<I: Isa>(&self, isa: I, out: &mut Factors) {
         let d = f16(isa, self.d);
@@ -491,7 +492,7 @@ impl Int8Block for Tq2_0 {
     }
 }
 
-impl Int8Block for Mxfp4 {
+impl IntegerBlock for Mxfp4 {
     const SIGNED: bool = true;
     const OFFSETS: bool = false;
     #[inline(always)]
