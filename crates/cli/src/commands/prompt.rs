@@ -37,7 +37,9 @@ impl PromptFormat {
         let Some(template) = &self.template else {
             let texts: Vec<&str> =
                 messages.iter().filter_map(|message| message["content"].as_str()).collect();
-            let options = EncodeOptions { specials: Specials::Add, split_special_tokens: None };
+            // A text copied with its BOS does not get a second one.
+            let specials = Specials::AddUnlessPresent;
+            let options = EncodeOptions { specials, split_special_tokens: None };
             return Ok(tokenizer.encode(&texts.join("\n"), options)?);
         };
         let options = ChatOptions {
