@@ -1,4 +1,5 @@
-//! The program as its users meet it: help, errors, answers, pipes, full disks.
+//! The program as its users meet it: help, errors, answers, pipes, full disks. Every test runs the
+//! built program in a home of its own, on models that the tests write.
 
 mod program;
 mod tiny_model;

@@ -1,4 +1,5 @@
-//! `config.json` and `generation_config.json`: both spellings, defaults, messages, round trips.
+//! `config.json` and `generation_config.json`: both spellings, defaults, messages in Transformers'
+//! words, fields that are passed over, and round trips that lose nothing.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,6 @@
-//! One answer: prompt ids enter, text leaves piece by piece, and at the end what came of it.
+//! One answer: prompt ids enter, text leaves piece by piece, and at the end what came of it: tokens,
+//! why it ended, times. `prefill_tps = prompt tokens / time to the first token`,
+//! `decode_tps = (tokens - 1) / time from the first token to the last`.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,6 @@
-//! From what a user said to prompt ids: through the model's chat template, or as it is.
+//! From what a user said to prompt ids. Messages enter; they go through the model's chat template,
+//! which writes its special tokens itself, or are joined as they are and get a BOS where the
+//! tokenizer puts one and the text brings none.
 
 use anyhow::Context;
 use puna::tokenizer::{ChatOptions, ChatTemplate, EncodeOptions, Specials, Tokenizer};

@@ -1,4 +1,6 @@
-//! `puna tokenize` and `puna detokenize`: text to ids and back, with the model's own tokenizer.
+//! `puna tokenize` and `puna detokenize`, with the model's own tokenizer: text enters and ids leave,
+//! or the other way round. Lines of a file give one JSON object each, `{"ids": …, "tokens": …}`, and
+//! are read one at a time, so that a file may be larger than memory.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};

@@ -1,4 +1,6 @@
-//! One tensor of a model file: name, shape, type, and bytes that stay on disk until they are read.
+//! One tensor of a model file: name, shape, format, and bytes that stay on disk until they are
+//! read. What a reader found enters as a [`StoredTensor`]; a [`Tensor`] in order, row after row,
+//! leaves. Two kinds are copied: strided ones, and 64-bit floats, which become `f32`.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -37,7 +37,8 @@ impl Write for Limited {
     }
 }
 
-const MAX_NESTING: usize = 130;
+/// Levels of one value.
+pub(super) const MAX_NESTING: usize = 130;
 
 /// Lets a value through that has at most so many parts, each counted as often as it is held.
 pub(super) fn weigh(state: &State, value: Value, limit: usize) -> Result<Value, Error> {
@@ -106,24 +107,6 @@ pub(super) fn tojson(state: &State, value: &Value, options: Kwargs) -> Result<Va
     };
     state.consume_fuel(text.len() as u64 / 4)?;
     Ok(Value::from(text))
-}
-
-/// Python's methods of strings, lists and dicts. `str.format` writes as many characters as the
-/// widths in it say before the engine charges for them, so they are paid for here, in advance.
-pub(super) fn python_method(
-    state: &mut State,
-    value: &Value,
-    method: &str,
-    args: &[Value],
-) -> Result<Value, Error> {
-    if method == "format"
-        && let Some(text) = value.as_str()
-    {
-        let numbers = text.split(|c: char| !c.is_ascii_digit()).filter(|number| !number.is_empty());
-        let widths = numbers.map(|number| number.parse().unwrap_or(u64::MAX));
-        state.consume_fuel(widths.fold(0, u64::saturating_add) / 16)?;
-    }
-    minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
 }
 
 fn dump(value: &impl Serialize, style: PythonStyle) -> Result<String, Error> {

@@ -1,4 +1,6 @@
-//! What can go wrong with a tokenizer: which file, which field, what to do about it.
+//! What can go wrong with a tokenizer. Every error says which file and which field, what is wrong
+//! there and what to do about it. The text holds the system's own words where it refused, so that
+//! no error has a source beside it.
 
 use std::path::{Path, PathBuf};
 
