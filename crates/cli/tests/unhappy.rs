@@ -25,7 +25,7 @@ fn home() -> &'static Path {
 }
 
 /// A tiny model of its own for a test, with fields of `config.json` changed.
-fn model(name: &str, fields: Value) -> PathBuf {
+fn model(name: &str, fields: &Value) -> PathBuf {
     let dir = home().join(name);
     tiny_model::write(&dir, false);
     let path = dir.join("config.json");
@@ -137,7 +137,7 @@ impl Chat {
 
 #[test]
 fn many_ctrl_c_stop_the_answer_and_not_the_chat() {
-    let dir = model("long-chat", json!({"max_position_embeddings": 100_000}));
+    let dir = model("long-chat", &json!({"max_position_embeddings": 100_000}));
     // A prompt that takes seconds before its first token.
     let system = "a llama ma la ".repeat(4000);
     let args = format!("run -m {} --context 100000 --system '{system}'", text(&dir));
@@ -160,7 +160,7 @@ fn many_ctrl_c_stop_the_answer_and_not_the_chat() {
 
 #[test]
 fn a_byte_that_is_no_text_does_not_end_the_chat() {
-    let dir = model("bytes-chat", json!({}));
+    let dir = model("bytes-chat", &json!({}));
     let Some(mut chat) = Chat::start(&format!("run -m {} -n 4 --verbose", text(&dir))) else {
         return;
     };
@@ -182,13 +182,13 @@ fn clauses(line: &str) -> Vec<&str> {
 #[test]
 fn no_error_says_a_thing_twice() {
     let mut broken: Vec<(PathBuf, &str)> = vec![
-        (model("prelu", json!({"hidden_act": "prelu"})), "hidden_act"),
-        (model("no-width", json!({"hidden_size": 0})), "hidden_size"),
-        (model("wrong-type", json!({"rms_norm_eps": "x"})), "rms_norm_eps"),
-        (model("gpt2", json!({"model_type": "gpt2"})), "model_type"),
-        (model("more-layers", json!({"num_hidden_layers": 3})), "lacks 9 tensors"),
+        (model("prelu", &json!({"hidden_act": "prelu"})), "hidden_act"),
+        (model("no-width", &json!({"hidden_size": 0})), "hidden_size"),
+        (model("wrong-type", &json!({"rms_norm_eps": "x"})), "rms_norm_eps"),
+        (model("gpt2", &json!({"model_type": "gpt2"})), "model_type"),
+        (model("more-layers", &json!({"num_hidden_layers": 3})), "lacks 9 tensors"),
     ];
-    let dir = model("no-json", json!({}));
+    let dir = model("no-json", &json!({}));
     fs::write(dir.join("config.json"), "{").unwrap();
     broken.push((dir, "not valid JSON"));
     for (name, dir) in [
@@ -196,7 +196,7 @@ fn no_error_says_a_thing_twice() {
         ("tokenizer_config.json", "folder-2"),
         ("model.safetensors", "folder-3"),
     ] {
-        let dir = model(dir, json!({}));
+        let dir = model(dir, &json!({}));
         fs::remove_file(dir.join(name)).unwrap();
         fs::create_dir(dir.join(name)).unwrap();
         broken.push((dir, name));
@@ -223,7 +223,7 @@ fn usage_errors_name_the_command_and_stay_short() {
         let line = run(home(), args).failed(2);
         assert!(line.contains(command), "{line}");
     }
-    let dir = model("usage", json!({}));
+    let dir = model("usage", &json!({}));
     let line = run(home(), &["run", "-m", text(&dir), "--temperature", "1e308", "hi"]).failed(2);
     assert!(line.contains("1e+308") && line.len() < 120, "{line}");
     let line = run(home(), &["bench", "-m", text(&dir), "-p", "99999999999999"]).failed(1);
@@ -247,7 +247,7 @@ fn warnings(ran: &Ran) -> Vec<&str> {
 
 #[test]
 fn what_a_model_says_and_puna_does_not_do_is_warned_about_once() {
-    let dir = model("warned", json!({"pad_token_id": -1}));
+    let dir = model("warned", &json!({"pad_token_id": -1}));
     let generation = json!({
         "num_beams": 4,
         "suppress_tokens": [5],
@@ -286,7 +286,7 @@ fn what_a_model_says_and_puna_does_not_do_is_warned_about_once() {
 
 #[test]
 fn the_makers_lengths_and_stop_strings_are_heard() {
-    let dir = model("lengths", json!({}));
+    let dir = model("lengths", &json!({}));
     let says = |generation: Value, flags: &[&str]| {
         fs::write(dir.join("generation_config.json"), generation.to_string()).unwrap();
         let args = ["run", "-m", text(&dir), "--raw", "--json", "--ignore-eos", "a llama"];
@@ -320,7 +320,7 @@ fn pipes_and_devices_in_place_of_files_are_refused_at_once() {
         assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
     };
     for name in ["config.json", "model.safetensors", "tokenizer_config.json", "tokenizer.model"] {
-        let dir = model(&format!("pipe-{name}"), json!({}));
+        let dir = model(&format!("pipe-{name}"), &json!({}));
         pipe(&dir.join(name));
         let ran = ended(spawn(&["run", "-m", text(&dir), "hi"], Stdio::null()));
         let line = ran.failed(1);
@@ -330,7 +330,7 @@ fn pipes_and_devices_in_place_of_files_are_refused_at_once() {
     pipe(&path);
     ended(spawn(&["inspect", text(&path)], Stdio::null())).failed(1);
 
-    let dir = model("device", json!({}));
+    let dir = model("device", &json!({}));
     std::os::unix::fs::symlink("/dev/zero", dir.join("chat_template.jinja")).unwrap();
     let start = Instant::now();
     let line = ended(spawn(&["tokenize", "-m", text(&dir), "hi"], Stdio::null())).failed(1);
@@ -341,7 +341,7 @@ fn pipes_and_devices_in_place_of_files_are_refused_at_once() {
 
 #[test]
 fn a_silent_standard_input_is_left_alone() {
-    let dir = model("silent", json!({}));
+    let dir = model("silent", &json!({}));
     let args = ["run", "-m", text(&dir), "--raw", "--json", "-n", "1", "a llama"];
     let mut child = spawn(&args, Stdio::piped());
     let stdin = child.stdin.take();
@@ -366,7 +366,7 @@ fn a_silent_standard_input_is_left_alone() {
 
 #[test]
 fn a_score_that_ctrl_c_cut_short_says_so() {
-    let dir = model("partial", json!({}));
+    let dir = model("partial", &json!({}));
     let file = home().join("partial.txt");
     fs::write(&file, "a llama on the puna ".repeat(40_000)).unwrap();
     let args = ["perplexity", "-m", text(&dir), "--json", "--context", "64", text(&file)];
@@ -390,7 +390,7 @@ fn a_score_that_ctrl_c_cut_short_says_so() {
 
 #[test]
 fn raw_text_with_its_bos_gets_no_second_one() {
-    let dir = model("bos", json!({}));
+    let dir = model("bos", &json!({}));
     let args = ["run", "-m", text(&dir), "--raw", "--json", "-n", "1", "<s>a llama"];
     let ids = as_json(&run(home(), &args).ok())["prompt_ids"].clone();
     let args = ["tokenize", "-m", text(&dir), "--json", "--no-special", "<s>a llama"];

@@ -196,7 +196,7 @@ fn swapped(c: char) -> Box<dyn Iterator<Item = char>> {
 }
 
 /// Lower case of upper case, which brings ß to ss and ς to σ as case folding does. The dotless ı
-/// folds to itself.
+/// folds to itself. Cherokee, which folds to capitals, stays small.
 fn casefolded(text: &str) -> String {
     let fold = |c: char| {
         let upper: String = if c == 'ı' { c.into() } else { c.to_uppercase().collect() };
