@@ -218,3 +218,18 @@ fn list(names: &[String]) -> String {
     let more = if names.len() > MAX { ", …" } else { "" };
     shown.join(", ") + more
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_tensor_is_not_many() {
+        let lacks = |names: &[&str]| {
+            let names = names.iter().map(|&name| name.to_owned()).collect();
+            Fault::MissingTensors(names).to_string()
+        };
+        assert!(lacks(&["a"]).starts_with("lacks 1 tensor that"));
+        assert!(lacks(&["a", "b"]).starts_with("lacks 2 tensors that"));
+    }
+}
