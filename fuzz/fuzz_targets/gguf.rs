@@ -1,4 +1,5 @@
 //! libFuzzer's entry for [`puna_fuzz::gguf`].
+//! Bytes are a `.gguf` file.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {

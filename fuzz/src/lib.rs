@@ -95,6 +95,9 @@ pub fn config_json(bytes: &[u8]) -> bool {
             is_valid = shown(Rope::new(&config, None)).is_some();
         }
     }
+    if let Some((config, _)) = shown(GenerationConfig::from_json_with_warnings(text)) {
+        config.unheard();
+    }
     if let Some(config) = shown(GenerationConfig::from_json(text)) {
         let written = config.to_json();
         let again = GenerationConfig::from_json(&written).map(|config| config.to_json());

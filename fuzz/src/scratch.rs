@@ -1,4 +1,5 @@
-//! Files for parsers that open paths: a folder of this process, under the temporary folder.
+//! Files for parsers that open paths. Bytes enter, a path in a folder of this process leaves, under
+//! the temporary folder; the next input is written over them.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,5 @@
-//! Every committed input, through the function that fuzzes it. Needs no libFuzzer and no C++.
+//! Every committed input, through the function that fuzzes it. Needs no libFuzzer and no C++. Whole
+//! files must be accepted, hostile ones refused or used up within the time limit.
 
 use std::path::Path;
 use std::time::{Duration, Instant};

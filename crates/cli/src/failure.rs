@@ -2,8 +2,12 @@
 //! and an exit status: 0 done, 1 failed, 2 asked wrongly, 130 stopped by Ctrl-C.
 
 use std::fmt;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
+use clap::CommandFactory;
+
+use crate::commands::Cli;
 use crate::output::{self, StdoutClosed};
 
 /// The command was asked for something that cannot be; the text says what to ask instead.
@@ -69,17 +73,23 @@ pub(crate) fn report_usage(error: &clap::Error) -> ExitCode {
         error.kind(),
         DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand
     ) {
-        // Where even this cannot be printed there is nobody left to tell.
-        let _ = error.print();
-        return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        return match output::written(error.print().and_then(|()| io::stdout().flush())) {
+            Ok(()) => ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2)),
+            Err(error) => report(&error),
+        };
     }
-    print_error(&usage_line(&error.render().to_string()));
+    let asked = std::env::args().nth(1).unwrap_or_default();
+    let command = match Cli::command().find_subcommand(&asked) {
+        Some(command) => format!("puna {}", command.get_name()),
+        None => "puna".to_owned(),
+    };
+    print_error(&usage_line(&error.render().to_string(), command));
     ExitCode::from(2)
 }
 
-/// The message and the tips of a rendered usage error, as one line that ends with where to look.
-fn usage_line(rendered: &str) -> String {
-    let mut command = String::from("puna");
+/// The message and the tips of a rendered usage error, as one line that ends with where to look:
+/// the command that its usage names, where it shows one, else `command`.
+fn usage_line(rendered: &str, mut command: String) -> String {
     let mut parts: Vec<String> = Vec::new();
     for line in rendered.lines().map(str::trim).filter(|line| !line.is_empty()) {
         if let Some(usage) = line.strip_prefix("Usage: ") {
@@ -143,9 +153,16 @@ mod tests {
                         exists: '--seed'\n\nUsage: puna run --seed <N> [PROMPT]\n\nFor more \
                         information, try '--help'.\n";
         assert_eq!(
-            usage_line(rendered),
+            usage_line(rendered, "puna".to_owned()),
             "unexpected argument '--sed' found; tip: a similar argument exists: '--seed'; see \
              'puna run --help'"
+        );
+        let rendered = "error: invalid value 'hot' for '--temperature <T>': invalid float \
+                        literal\n\nFor more information, try '--help'.\n";
+        assert_eq!(
+            usage_line(rendered, "puna run".to_owned()),
+            "invalid value 'hot' for '--temperature <T>': invalid float literal; see 'puna run \
+             --help'"
         );
     }
 }

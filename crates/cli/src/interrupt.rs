@@ -1,5 +1,6 @@
 //! Ctrl-C. Inside a [`Graceful`] scope the first one asks the work to stop and the second kills;
-//! outside one, where there is nothing to save, the first kills.
+//! outside one, where there is nothing to save, the first kills. In a [`Conversation`], which is
+//! lost with the program, none kills, however many come.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
@@ -9,14 +10,35 @@ use crate::failure::{INTERRUPTED, Interrupted};
 static SCOPES: AtomicUsize = AtomicUsize::new(0);
 /// Ctrl-C came inside a scope.
 static ASKED: AtomicBool = AtomicBool::new(false);
+/// A conversation is going on.
+static CONVERSATION: AtomicBool = AtomicBool::new(false);
 
 /// Starts listening. Called once, at the start of the program.
 pub(crate) fn listen() -> Result<(), ctrlc::Error> {
     ctrlc::set_handler(|| {
-        if SCOPES.load(SeqCst) == 0 || ASKED.swap(true, SeqCst) {
+        let kills = SCOPES.load(SeqCst) == 0 || ASKED.swap(true, SeqCst);
+        if kills && !CONVERSATION.load(SeqCst) {
             std::process::exit(i32::from(INTERRUPTED));
         }
     })
+}
+
+/// While this lives, no Ctrl-C ends the program: an answer stops, what was said stays.
+#[derive(Debug)]
+pub(crate) struct Conversation(());
+
+impl Conversation {
+    /// Begins.
+    pub(crate) fn new() -> Self {
+        CONVERSATION.store(true, SeqCst);
+        Self(())
+    }
+}
+
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        CONVERSATION.store(false, SeqCst);
+    }
 }
 
 /// While this lives, the first Ctrl-C only sets a flag.

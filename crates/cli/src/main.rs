@@ -1,6 +1,7 @@
 //! The command `puna`: the command line enters, a command of the library's is run, an exit status
 //! leaves.
 
+#![forbid(unsafe_code)]
 #![allow(rustdoc::broken_intra_doc_links, reason = "doc comments here are help texts: [:FILE]")]
 
 mod commands;

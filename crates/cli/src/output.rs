@@ -71,7 +71,7 @@ impl Output {
 }
 
 /// Tells a closed pipe from other failures.
-fn written(result: io::Result<()>) -> anyhow::Result<()> {
+pub(crate) fn written(result: io::Result<()>) -> anyhow::Result<()> {
     result.map_err(|error| match error.kind() {
         io::ErrorKind::BrokenPipe => StdoutClosed.into(),
         io::ErrorKind::StorageFull => anyhow::Error::new(error)

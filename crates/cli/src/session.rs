@@ -18,6 +18,8 @@ use crate::failure::{Usage, print_warning};
 
 /// Longest context where nothing else is asked for: what a laptop has room for.
 const DEFAULT_CONTEXT: usize = 4096;
+/// Most threads that may be asked for: what the backend starts.
+const MAX_THREADS: i64 = puna_kernels::cpu::MAX_THREADS as i64;
 /// Rows of one prefill chunk.
 pub(crate) const CHUNK_ROWS: usize = 256;
 
@@ -26,7 +28,7 @@ pub(crate) const CHUNK_ROWS: usize = 256;
 #[command(next_help_heading = "Computing")]
 pub(crate) struct ComputeArgs {
     /// Threads; default: one for each processor
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_THREADS))]
     threads: Option<u16>,
     /// Type that activations are rounded to
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = dtype)]
@@ -80,8 +82,9 @@ impl Session {
         let load = LoadOptions { dtype: args.dtype, dequantize: args.dequantize };
         let loaded = LlamaForCausalLM::load(Arc::clone(&backend), &checkpoint, &load)
             .with_context(|| format!("cannot load {}", path.display()))?;
-        for warning in &loaded.warnings {
-            print_warning(warning);
+        let config = checkpoint.config().warnings();
+        for warning in config.iter().map(ToString::to_string).chain(loaded.warnings) {
+            print_warning(&warning);
         }
         let (bytes_per_token, weights_per_token) = work_per_token(&checkpoint)?;
         Ok(Self {
@@ -102,15 +105,14 @@ impl Session {
 
     /// The model's tokenizer.
     pub(crate) fn tokenizer(&self) -> anyhow::Result<Tokenizer> {
-        let tokenizer = tokenizer_of(&self.checkpoint)?;
-        if tokenizer.len() > self.config().vocab_size {
-            print_warning(&format!(
-                "the tokenizer has {} tokens, the model only {}",
-                tokenizer.len(),
-                self.config().vocab_size
-            ));
+        warned_tokenizer_of(&self.checkpoint)
+    }
+
+    /// Prints what the user should know about what the makers say about sampling.
+    pub(crate) fn warn_about_generation(&self) {
+        for warning in self.checkpoint.generation_warnings() {
+            print_warning(&warning.to_string());
         }
-        Ok(tokenizer)
     }
 
     /// Tokens that a sequence may have: what was asked for, else what the model was trained on,
@@ -131,16 +133,18 @@ impl Session {
         }
     }
 
-    /// An engine over this model.
+    /// An engine over this model. Where there is no room for it, the error says to give a smaller
+    /// `flag`.
     pub(crate) fn engine(
         &self,
         kv_tokens: usize,
         max_batch_rows: usize,
         kv_dtype: Dtype,
+        flag: &str,
     ) -> anyhow::Result<Engine<Cpu>> {
         let options = EngineOptions { max_batch_rows, kv_tokens, kv_dtype };
         Engine::new(Arc::clone(&self.model), &options)
-            .with_context(|| format!("no room for {kv_tokens} tokens; give a smaller --context"))
+            .with_context(|| format!("no room for {kv_tokens} tokens; give a smaller {flag}"))
     }
 
     /// Ids that end an answer: those that the makers name for generation, else those of the
@@ -189,8 +193,23 @@ pub(crate) fn open_tokenizer(path: &Path) -> anyhow::Result<Tokenizer> {
     };
     match folder.filter(|folder| names.iter().any(|name| folder.join(name).is_file())) {
         Some(folder) => Ok(Tokenizer::from_dir(&folder)?),
-        None => tokenizer_of(&Checkpoint::open(path)?),
+        None => warned_tokenizer_of(&Checkpoint::open(path)?),
     }
+}
+
+/// The tokenizer of an opened model, with a warning where it has tokens that the model lacks.
+fn warned_tokenizer_of(checkpoint: &Checkpoint) -> anyhow::Result<Tokenizer> {
+    let tokenizer = tokenizer_of(checkpoint)?;
+    if let Some(warning) = vocabulary_warning(checkpoint, &tokenizer) {
+        print_warning(&warning);
+    }
+    Ok(tokenizer)
+}
+
+/// What to say where a tokenizer has tokens that the model lacks.
+pub(crate) fn vocabulary_warning(checkpoint: &Checkpoint, tokenizer: &Tokenizer) -> Option<String> {
+    let (tokens, rows) = (tokenizer.len(), checkpoint.config().vocab_size);
+    (tokens > rows).then(|| format!("the tokenizer has {tokens} tokens, the model only {rows}"))
 }
 
 /// The tokenizer of an opened model.

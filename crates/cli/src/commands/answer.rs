@@ -1,4 +1,6 @@
-//! One answer: prompt ids enter, text leaves piece by piece, and at the end what came of it.
+//! One answer: prompt ids enter, text leaves piece by piece, and at the end what came of it: tokens,
+//! why it ended, times. `prefill_tps = prompt tokens / time to the first token`,
+//! `decode_tps = (tokens - 1) / time from the first token to the last`.
 
 use std::time::{Duration, Instant};
 
@@ -153,22 +155,42 @@ impl Answer {
     }
 }
 
+/// Bounds on prompt and answer together, in tokens.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lengths {
+    /// What there is room for.
+    pub(crate) context: usize,
+    /// The most that the makers want, where nobody says how long an answer may be.
+    pub(crate) max_length: Option<usize>,
+    /// The fewest that the makers want; 0 is off.
+    pub(crate) min_length: usize,
+}
+
 /// A request that fits the context: the answer is as long as was asked for, or as there is room.
 pub(crate) fn request(
     prompt_ids: Vec<u32>,
     sampling: &SamplingParams,
     stop: &StopConditions,
-    context: usize,
+    lengths: Lengths,
 ) -> anyhow::Result<Request> {
-    let room = context.saturating_sub(prompt_ids.len());
+    let (n_prompt, context) = (prompt_ids.len(), lengths.context);
+    let room = context.saturating_sub(n_prompt);
     if room == 0 {
         return Err(anyhow!(
-            "the prompt has {} tokens and the context only {context}; shorten the prompt or give \
-             a larger --context",
-            prompt_ids.len()
+            "the prompt has {n_prompt} tokens and the context only {context}; shorten the prompt \
+             or give a larger --context"
         ));
     }
-    let mut stop = stop.clone();
-    stop.max_new_tokens = stop.max_new_tokens.min(room);
-    Ok(Request { prompt_ids, sampling: sampling.clone(), stop })
+    let wanted = lengths.max_length.map_or(room, |most| most.saturating_sub(n_prompt));
+    if wanted == 0 {
+        return Err(anyhow!(
+            "the prompt has {n_prompt} tokens, and the model's generation_config.json wants no \
+             more with the answer (max_length); say how long the answer may be with -n"
+        ));
+    }
+    let (mut sampling, mut stop) = (sampling.clone(), stop.clone());
+    stop.max_new_tokens = stop.max_new_tokens.min(room).min(wanted);
+    let fewest = lengths.min_length.saturating_sub(n_prompt);
+    sampling.min_new_tokens = sampling.min_new_tokens.max(fewest);
+    Ok(Request { prompt_ids, sampling, stop })
 }

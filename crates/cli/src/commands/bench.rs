@@ -171,7 +171,7 @@ impl Bench {
         let kv_tokens = decode.max(args.prompt_tokens.saturating_add(64));
         let rows = CHUNK_ROWS.max(most);
         Ok(Self {
-            engine: session.engine(kv_tokens, rows, args.compute.kv_dtype)?,
+            engine: session.engine(kv_tokens, rows, args.compute.kv_dtype, "-p, -g or --batch")?,
             vocab_size: session.config().vocab_size as u64,
             random: 1,
             interrupts: Graceful::new(),

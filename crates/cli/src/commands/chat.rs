@@ -1,6 +1,7 @@
 //! A conversation on the terminal: lines enter, answers stream out. What was said is kept and
 //! goes through the template whole each time; the engine computes only what is new.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,9 +14,10 @@ use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use serde_json::Value;
 
-use super::answer::{self, generate};
+use super::answer::{self, Lengths, generate};
 use super::prompt::{PromptFormat, message};
 use crate::failure::print_error;
+use crate::interrupt::{Conversation, Graceful};
 use crate::models::data_dir;
 use crate::output::{Output, stdout_colour};
 
@@ -35,8 +37,8 @@ pub(crate) struct Asked {
     pub(crate) format: PromptFormat,
     pub(crate) sampling: SamplingParams,
     pub(crate) stop: StopConditions,
-    /// Most tokens of a conversation.
-    pub(crate) context: usize,
+    /// Bounds on a conversation.
+    pub(crate) lengths: Lengths,
     pub(crate) verbose: bool,
     /// Time to load the model.
     pub(crate) load: Duration,
@@ -83,12 +85,14 @@ pub(crate) fn chat(asked: &mut Asked, system: Option<&str>) -> anyhow::Result<()
         let _ = editor.load_history(path);
     }
     eprintln!("/help tells what can be typed here; Ctrl-D leaves.");
+    let conversation = Conversation::new();
     let outcome = turns(asked, &mut editor, system);
     if let Some(path) = &history
         && let Err(error) = editor.save_history(path)
     {
         print_error(&format!("cannot keep the history in {}: {error}", path.display()));
     }
+    drop(conversation);
     outcome
 }
 
@@ -116,7 +120,11 @@ fn turns(
             Line::Say(text) => {
                 messages.push(message("user", text));
                 match answer_turn(asked, &messages) {
-                    Ok(answer) => messages.push(message("assistant", &answer)),
+                    Ok(Some(answer)) => messages.push(message("assistant", &answer)),
+                    Ok(None) => {
+                        messages.pop();
+                        eprintln!("stopped before the answer began; what you said is taken back");
+                    }
                     Err(error) if error.is::<crate::output::StdoutClosed>() => return Err(error),
                     Err(error) => {
                         messages.pop();
@@ -129,24 +137,29 @@ fn turns(
     Ok(())
 }
 
-/// Streams the answer to a conversation and gives its text.
-fn answer_turn(asked: &mut Asked, messages: &[Value]) -> anyhow::Result<String> {
+/// Streams the answer to a conversation and gives its text; `None` where Ctrl-C came before its
+/// first token.
+fn answer_turn(asked: &mut Asked, messages: &[Value]) -> anyhow::Result<Option<String>> {
+    // From the first line of work on, so that no Ctrl-C is forgotten.
+    let _interrupts = Graceful::new();
     let prompt_ids = asked.format.encode(&asked.tokenizer, messages)?;
     let n_prompt = prompt_ids.len();
-    let request = answer::request(prompt_ids, &asked.sampling, &asked.stop, asked.context)?;
+    let request = answer::request(prompt_ids, &asked.sampling, &asked.stop, asked.lengths)?;
     let mut output = Output::new();
     let mut show = |text: &str| {
         output.write_foreign(text)?;
         output.flush()
     };
     let answer = generate(&mut asked.engine, &asked.tokenizer, request, &mut show)?;
-    output.write("\n")?;
+    if !answer.tokens.is_empty() {
+        output.write("\n")?;
+    }
     output.flush()?;
     if asked.verbose {
         let timings = answer.timings(Duration::ZERO, asked.load, n_prompt);
         eprintln!("{}", answer.summary(&timings, n_prompt));
     }
-    Ok(answer.text)
+    Ok((!answer.tokens.is_empty()).then_some(answer.text))
 }
 
 /// What the user says next, which may be several lines; `None` at the end of the input.
@@ -159,6 +172,10 @@ fn read_turn(editor: &mut DefaultEditor) -> anyhow::Result<Option<String>> {
             Err(ReadlineError::Eof) if first => return Ok(None),
             Err(ReadlineError::Eof) => break,
             Err(ReadlineError::Interrupted) => return Ok(Some(String::new())),
+            Err(ReadlineError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                print_error("what was typed is not UTF-8 text and is passed over; type it again");
+                return Ok(Some(String::new()));
+            }
             Err(error) => return Err(error).context("cannot read from the terminal"),
         };
         first = false;

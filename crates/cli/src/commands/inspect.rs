@@ -13,7 +13,7 @@ use super::OfflineArgs;
 use crate::failure::{AlreadyReported, print_error};
 use crate::models::{self, DEFAULT_ALIAS, Lookup, ModelName};
 use crate::output::{Output, human_bytes, printable};
-use crate::session::tokenizer_of;
+use crate::session::{tokenizer_of, vocabulary_warning};
 
 /// Show what a model's files hold, or where they are broken
 #[derive(Debug, Args)]
@@ -257,21 +257,10 @@ fn broken(error: &CheckpointError) -> Value {
 }
 
 fn warnings(checkpoint: &Checkpoint, tokenizer: Option<&Tokenizer>) -> Vec<String> {
-    let config = checkpoint.config();
-    let mut warnings: Vec<String> = config.warnings().iter().map(ToString::to_string).collect();
-    if let Some(generation) = checkpoint.generation_config() {
-        warnings.extend(generation.warnings().iter().map(ToString::to_string));
-    }
-    if let Some(tokenizer) = tokenizer
-        && tokenizer.len() > config.vocab_size
-    {
-        warnings.push(format!(
-            "the tokenizer has {} tokens, the model only {}",
-            tokenizer.len(),
-            config.vocab_size
-        ));
-    }
-    warnings
+    let config = checkpoint.config().warnings();
+    let generation = checkpoint.generation_warnings();
+    let vocabulary = tokenizer.and_then(|tokenizer| vocabulary_warning(checkpoint, tokenizer));
+    config.iter().chain(&generation).map(ToString::to_string).chain(vocabulary).collect()
 }
 
 fn kind(kind: SourceKind) -> &'static str {

@@ -32,7 +32,8 @@ const HEAD_ROWS: usize = 64;
   puna perplexity -m folder book.txt --context 2048 --json
 
 The text is cut into windows of --context tokens that do not overlap. Lower is better; compare
-only numbers of one tokenizer, one text and one context.")]
+only numbers of one tokenizer, one text and one context. Ctrl-C prints the score of the windows
+before it, marked as partial (\"complete\": false).")]
 pub(crate) struct PerplexityArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -45,7 +46,7 @@ pub(crate) struct PerplexityArgs {
     /// Take only the first N tokens of the text
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
-    /// Print {"tokens":…,"mean_nll":…,"ppl":…}
+    /// Print {"tokens":…,"mean_nll":…,"ppl":…,"complete":…}
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -77,7 +78,7 @@ pub(super) fn run(args: &PerplexityArgs) -> anyhow::Result<()> {
     }
     let (score, whole) = measure(&session, &ids, bos, context, args.compute.kv_dtype)?;
     if score.tokens > 0 {
-        print(score, args.json)?;
+        print(score, whole, args.json)?;
     }
     if whole { Ok(()) } else { Err(Interrupted.into()) }
 }
@@ -106,16 +107,22 @@ fn measure(
     Ok((score, true))
 }
 
-fn print(score: Score, as_json: bool) -> anyhow::Result<()> {
+fn print(score: Score, whole: bool, as_json: bool) -> anyhow::Result<()> {
     let mean = score.nll / score.tokens as f64;
     let mut output = Output::new();
     if as_json {
-        output.json(&json!({"tokens": score.tokens, "mean_nll": mean, "ppl": mean.exp()}))?;
+        output.json(&json!({
+            "tokens": score.tokens,
+            "mean_nll": mean,
+            "ppl": mean.exp(),
+            "complete": whole,
+        }))?;
     } else {
         output.line(&format!(
-            "perplexity {:.4} over {} tokens (mean negative log-probability {mean:.6})",
+            "perplexity {:.4} over {} tokens (mean negative log-probability {mean:.6}){}",
             mean.exp(),
-            score.tokens
+            score.tokens,
+            if whole { "" } else { "; partial: Ctrl-C came before the end of the text" }
         ))?;
     }
     output.flush()

@@ -1,4 +1,6 @@
-//! From what a user said to prompt ids: through the model's chat template, or as it is.
+//! From what a user said to prompt ids. Messages enter; they go through the model's chat template,
+//! which writes its special tokens itself, or are joined as they are and get a BOS where the
+//! tokenizer puts one and the text brings none.
 
 use anyhow::Context;
 use puna::tokenizer::{ChatOptions, ChatTemplate, EncodeOptions, Specials, Tokenizer};
@@ -37,7 +39,9 @@ impl PromptFormat {
         let Some(template) = &self.template else {
             let texts: Vec<&str> =
                 messages.iter().filter_map(|message| message["content"].as_str()).collect();
-            let options = EncodeOptions { specials: Specials::Add, split_special_tokens: None };
+            // A text copied with its BOS does not get a second one.
+            let specials = Specials::AddUnlessPresent;
+            let options = EncodeOptions { specials, split_special_tokens: None };
             return Ok(tokenizer.encode(&texts.join("\n"), options)?);
         };
         let options = ChatOptions {

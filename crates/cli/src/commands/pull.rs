@@ -1,4 +1,5 @@
-//! `puna pull`: a model's name enters, the path of its files in the cache leaves.
+//! `puna pull`: a model's name enters, the path of its files in the cache leaves on standard output.
+//! Unlike the other commands it asks the source whether its copy is the newest.
 
 use clap::Args;
 

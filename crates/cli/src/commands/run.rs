@@ -1,11 +1,12 @@
 //! `puna run`: a prompt enters, from the command line or a pipe, and an answer streams out; on a
 //! terminal without a prompt, a conversation.
 
-use std::io::{self, IsTerminal, Read};
-use std::sync::Arc;
-use std::time::Instant;
+use std::io::{self, BufRead, IsTerminal, Read};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::Args;
 use puna::generate::FinishReason;
 use serde_json::json;
@@ -21,6 +22,8 @@ use crate::session::{CHUNK_ROWS, ComputeArgs, Session};
 
 /// Longest prompt that is read from a pipe.
 const MAX_INPUT: u64 = 64 << 20;
+/// How long standard input may take to begin where there is a PROMPT as well.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Answer a prompt, or chat
 #[derive(Debug, Args)]
@@ -34,10 +37,14 @@ const MAX_INPUT: u64 = 64 << 20;
   puna run --raw -n 20 \"Once upon a time\"              continue a text
   puna run --json \"2 + 2 =\" | jq .text
 
-The answer goes to standard output and nothing else does. Ctrl-C ends it and keeps what came."
+The answer goes to standard output and nothing else does. Ctrl-C ends it and keeps what came.
+
+Standard input, where it is no terminal: without a PROMPT it is the prompt. With one, it is put
+below it to its end if its first byte, or its end, comes within 5 seconds; else it is left alone,
+with a warning."
 )]
 pub(crate) struct RunArgs {
-    /// What to ask; standard input, where it is a pipe, is the prompt or is put below it
+    /// What to ask; standard input, where it is no terminal, is the prompt or is put below it
     #[arg(value_name = "PROMPT")]
     prompt: Option<String>,
     #[command(flatten)]
@@ -75,18 +82,20 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     if !format.is_chat() && !args.raw {
         print_warning("the model has no chat template: the text is continued as it is (--raw)");
     }
+    session.warn_about_generation();
     let makers = session.generation.as_ref();
     let sampling = args.sampling.params(makers, args.logprobs)?;
     let stop = args.sampling.stop(makers, session.eos_ids(&tokenizer))?;
     let context = session.context(args.context)?;
-    let engine = session.engine(context, CHUNK_ROWS, args.compute.kv_dtype)?;
+    let lengths = args.sampling.lengths(makers, context);
+    let engine = session.engine(context, CHUNK_ROWS, args.compute.kv_dtype, "--context")?;
     let mut asked = chat::Asked {
         engine,
         tokenizer,
         format,
         sampling,
         stop,
-        context,
+        lengths,
         verbose: args.verbose,
         load: session.load,
     };
@@ -106,7 +115,7 @@ fn once(
     let system = args.system.as_deref().map(|text| message("system", text));
     let messages: Vec<_> = system.into_iter().chain([message("user", prompt)]).collect();
     let prompt_ids = asked.format.encode(&asked.tokenizer, &messages)?;
-    let request = answer::request(prompt_ids.clone(), &asked.sampling, &asked.stop, asked.context)?;
+    let request = answer::request(prompt_ids.clone(), &asked.sampling, &asked.stop, asked.lengths)?;
     let mut output = Output::new();
     let before = start.elapsed();
     let mut show = |text: &str| {
@@ -144,7 +153,11 @@ fn once(
 /// The prompt; `None` asks for a conversation.
 fn prompt(args: &RunArgs) -> anyhow::Result<Option<String>> {
     let stdin = io::stdin();
-    let piped = if stdin.is_terminal() { None } else { Some(read_input(stdin.lock())?) };
+    let piped = match &args.prompt {
+        _ if stdin.is_terminal() => None,
+        None => Some(read_input(stdin.lock())?),
+        Some(_) => read_if_it_begins()?,
+    };
     let text = match (args.prompt.as_deref(), piped) {
         (None, None) if args.json => {
             return Err(Usage("--json needs a prompt: give one, or pipe it in".to_owned()).into());
@@ -164,6 +177,28 @@ fn prompt(args: &RunArgs) -> anyhow::Result<Option<String>> {
         .into());
     }
     Ok(Some(text))
+}
+
+/// Standard input to its end; `None` where it does not begin in time, as one that a parent process
+/// left open and never writes to.
+fn read_if_it_begins() -> anyhow::Result<Option<String>> {
+    let (begun, begins) = mpsc::channel();
+    let reader = thread::spawn(move || {
+        let mut stdin = io::stdin().lock();
+        // A failure comes again where the text is read. The receiver goes away with the program.
+        let _ = stdin.fill_buf();
+        let _ = begun.send(());
+        read_input(stdin)
+    });
+    if begins.recv_timeout(PATIENCE).is_err() {
+        print_warning(&format!(
+            "standard input gave nothing for {} seconds and is left alone; close it with \
+             </dev/null, or leave out the PROMPT to wait for it",
+            PATIENCE.as_secs()
+        ));
+        return Ok(None);
+    }
+    reader.join().map_err(|_| anyhow!("reading standard input broke off"))?.map(Some)
 }
 
 /// A text from a pipe, less the line end that most programs put at its end.

@@ -5,6 +5,7 @@ use clap::Args;
 use puna::config::GenerationConfig;
 use puna::generate::{SamplingParams, StopConditions};
 
+use super::answer::Lengths;
 use crate::failure::Usage;
 
 /// Tokens of an answer where nobody says how many.
@@ -45,10 +46,12 @@ pub(crate) struct SamplingArgs {
     /// The same seed gives the same answer
     #[arg(long, value_name = "SEED")]
     seed: Option<u64>,
-    /// Most tokens of the answer; default: what the model says, else 1024
+    /// Most tokens of the answer; default: what the model's generation_config.json says
+    /// (max_new_tokens, max_length), else 1024
     #[arg(short = 'n', long, value_name = "N")]
     max_new_tokens: Option<usize>,
-    /// End before this text; may be given several times
+    /// End before this text; may be given several times. Default: the stop_strings of
+    /// generation_config.json
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
     /// Go on after the end of the answer
@@ -102,12 +105,28 @@ impl SamplingArgs {
         eos_token_ids: Vec<u32>,
     ) -> anyhow::Result<StopConditions> {
         let from_makers = makers.and_then(|makers| makers.max_new_tokens);
-        let n = self.max_new_tokens.or(from_makers).unwrap_or(DEFAULT_MAX_NEW_TOKENS);
+        let bounded = max_length(makers).map(|_| usize::MAX);
+        let n = self.max_new_tokens.or(from_makers).or(bounded).unwrap_or(DEFAULT_MAX_NEW_TOKENS);
         let mut stop = StopConditions::new(n, eos_token_ids);
-        stop.stop_strings.clone_from(&self.stop);
+        stop.stop_strings = match (&self.stop[..], makers) {
+            ([], Some(makers)) => makers.stop_strings(),
+            (given, _) => given.to_vec(),
+        };
         stop.ignore_eos = self.ignore_eos;
         stop.validate().map_err(|error| Usage(error.to_string()))?;
         Ok(stop)
+    }
+
+    /// Bounds on prompt and answer, of which `context` tokens have room. As in Transformers, what
+    /// is said about the answer alone wins.
+    pub(crate) fn lengths(&self, makers: Option<&GenerationConfig>, context: usize) -> Lengths {
+        let says_most = self.max_new_tokens.or(makers.and_then(|makers| makers.max_new_tokens));
+        let fewest = makers.filter(|makers| makers.min_new_tokens.is_none());
+        Lengths {
+            context,
+            max_length: max_length(makers).filter(|_| says_most.is_none()),
+            min_length: fewest.map_or(0, |makers| makers.min_length),
+        }
     }
 
     /// A flag that acts only where something is drawn.
@@ -124,6 +143,12 @@ impl SamplingArgs {
         // A seed alone asks for nothing that greedy choice would not keep: the same answer again.
         .filter(|&flag| flag != "--seed")
     }
+}
+
+/// The makers' `max_length`. Its default is Transformers' own and nobody's wish.
+fn max_length(makers: Option<&GenerationConfig>) -> Option<usize> {
+    let default = GenerationConfig::default().max_length;
+    makers.map(|makers| makers.max_length).filter(|&length| length != default)
 }
 
 /// What `generation_config.json` says. Without `do_sample` the temperature and the filters in the
@@ -173,6 +198,25 @@ mod tests {
         assert!(params(&["--temperature", "0", "--top-k", "5"], None).is_err());
         assert!(params(&["--temperature", "-1"], None).is_err());
         assert!(params(&["--top-p", "1.5"], None).is_err());
+    }
+
+    #[test]
+    fn the_makers_lengths_and_stops_yield_to_flags() {
+        let makers = GenerationConfig::from_json(
+            r#"{"max_length": 50, "min_length": 9, "stop_strings": "x"}"#,
+        )
+        .unwrap();
+        let asked = |flags: &[&str]| {
+            let args = Flags::try_parse_from([&["puna"], flags].concat()).unwrap().sampling;
+            let lengths = args.lengths(Some(&makers), 100);
+            (args.stop(Some(&makers), Vec::new()).unwrap(), lengths.max_length, lengths.min_length)
+        };
+        let (stop, max_length, min_length) = asked(&[]);
+        assert_eq!((max_length, min_length), (Some(50), 9));
+        assert_eq!((stop.max_new_tokens, &stop.stop_strings[..]), (usize::MAX, &["x".into()][..]));
+        let (stop, max_length, _) = asked(&["-n", "7", "--stop", "y"]);
+        assert_eq!((stop.max_new_tokens, max_length), (7, None));
+        assert_eq!(stop.stop_strings, ["y"]);
     }
 
     #[test]

@@ -1,4 +1,6 @@
-//! `puna tokenize` and `puna detokenize`: text to ids and back, with the model's own tokenizer.
+//! `puna tokenize` and `puna detokenize`, with the model's own tokenizer: text enters and ids leave,
+//! or the other way round. Lines of a file give one JSON object each, `{"ids": …, "tokens": …}`, and
+//! are read one at a time, so that a file may be larger than memory.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -35,7 +37,8 @@ pub(crate) struct TokenizeArgs {
     /// The text; else standard input, all of it
     #[arg(value_name = "TEXT", conflicts_with = "lines", allow_hyphen_values = true)]
     text: Option<String>,
-    /// Each line of a file (- for standard input) by itself: one JSON object a line
+    /// Each line of a file (- for standard input) by itself: one JSON object a line. Line ends,
+    /// \n or \r\n, belong to no line
     #[arg(long, value_name = "FILE")]
     lines: Option<PathBuf>,
 }
@@ -103,6 +106,7 @@ fn each_line(path: &Path, mut visit: impl FnMut(&str) -> anyhow::Result<()>) -> 
             break;
         }
         let line = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
         let line = std::str::from_utf8(line).map_err(|error| {
             anyhow!(
                 "{} is not UTF-8 text: line {number}, byte {} begins no character",

@@ -1,4 +1,5 @@
-//! Runs the program as a user would, in a home of its own.
+//! Runs the program as a user would, in a home of its own. Arguments and standard input enter; exit
+//! status and both outputs leave.
 
 #![allow(dead_code, reason = "each test file uses its part of this")]
 

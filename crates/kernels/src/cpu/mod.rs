@@ -25,10 +25,14 @@ pub use weight::CpuWeight;
 use isa::Kernels;
 use pool::Pool;
 
+/// Most threads of one pool: more than any machine that LLaMA runs on has processors.
+pub const MAX_THREADS: usize = 1024;
+
 /// How to compute on the processor.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CpuOptions {
     /// Threads, the caller's included; 0 means one for each processor that the program may use.
+    /// Above [`MAX_THREADS`] it is that.
     pub threads: usize,
     /// Instruction set by name; `None` takes `PUNA_ISA`, else the best.
     pub isa: Option<String>,
@@ -54,7 +58,7 @@ impl Cpu {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             n => n,
         };
-        Ok(Self { kernels, pool: Pool::new(threads), exact: options.exact })
+        Ok(Self { kernels, pool: Pool::new(threads.min(MAX_THREADS)), exact: options.exact })
     }
 
     /// Name of the instruction set in use.
@@ -65,5 +69,16 @@ impl Cpu {
     /// Threads in use.
     pub fn threads(&self) -> usize {
         self.pool.threads()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_pool_is_larger_than_any_machine() {
+        let cpu = Cpu::new(&CpuOptions { threads: 1 << 40, ..CpuOptions::default() }).unwrap();
+        assert!(cpu.threads() <= MAX_THREADS);
     }
 }

@@ -58,7 +58,7 @@ impl fmt::Display for CheckpointError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Inner { file, field, offset, fault } = &*self.inner;
         write!(f, "{}: ", file.display())?;
-        if !field.is_empty() {
+        if !field.is_empty() && !fault.names(field) {
             write!(f, "{}: ", Shown(field))?;
         }
         if let Some(offset) = offset {
@@ -68,15 +68,9 @@ impl fmt::Display for CheckpointError {
     }
 }
 
-impl std::error::Error for CheckpointError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.inner.fault {
-            Fault::Io(error) => Some(error),
-            Fault::Config(error) => Some(error),
-            _ => None,
-        }
-    }
-}
+/// Without a source: the text says all that the fault holds, and a printer of chains would say it
+/// twice.
+impl std::error::Error for CheckpointError {}
 
 /// A name out of a file: control characters escaped, cut where it is long.
 #[derive(Debug)]
@@ -101,13 +95,13 @@ impl fmt::Display for Shown<'_> {
 pub enum Fault {
     /// The operating system refused.
     #[error("cannot be read: {0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
     /// Nothing here to open.
     #[error("{0}")]
     NotFound(String),
     /// A configuration that cannot be used.
     #[error("{0}")]
-    Config(#[from] ConfigError),
+    Config(ConfigError),
     /// The model is of another architecture.
     #[error("'{0}' is not a plain LLaMA; Puna runs only LLaMA models")]
     NotALlama(String),
@@ -185,10 +179,10 @@ pub enum Fault {
     #[error("the file '{}' that it names is missing; fetch it, all shards are needed", Shown(.0))]
     MissingShard(String),
     /// Tensors that the configuration asks for are not there.
-    #[error("lacks {} tensors that the configuration asks for: {}", .0.len(), list(.0))]
+    #[error("lacks {} that the configuration asks for: {}", tensors(.0.len()), list(.0))]
     MissingTensors(Vec<String>),
     /// Tensors that no LLaMA of this configuration has.
-    #[error("holds {} tensors that the configuration has no place for: {}", .0.len(), list(.0))]
+    #[error("holds {} that the configuration has no place for: {}", tensors(.0.len()), list(.0))]
     UnexpectedTensors(Vec<String>),
     /// A tensor's shape is not the configuration's.
     #[error(
@@ -205,10 +199,37 @@ pub enum Fault {
     NotAWeight(&'static str),
 }
 
+impl Fault {
+    /// Whether the text of the fault names the field by itself, as most of a configuration do.
+    fn names(&self, field: &str) -> bool {
+        matches!(self, Self::Config(error) if error.to_string().contains(field))
+    }
+}
+
+/// `1 tensor`, `2 tensors`.
+fn tensors(count: usize) -> String {
+    if count == 1 { "1 tensor".to_owned() } else { format!("{count} tensors") }
+}
+
 /// The first names of a list.
 fn list(names: &[String]) -> String {
     const MAX: usize = 8;
     let shown: Vec<String> = names.iter().take(MAX).map(|name| Shown(name).to_string()).collect();
     let more = if names.len() > MAX { ", …" } else { "" };
     shown.join(", ") + more
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_tensor_is_not_many() {
+        let lacks = |names: &[&str]| {
+            let names = names.iter().map(|&name| name.to_owned()).collect();
+            Fault::MissingTensors(names).to_string()
+        };
+        assert!(lacks(&["a"]).starts_with("lacks 1 tensor that"));
+        assert!(lacks(&["a", "b"]).starts_with("lacks 2 tensors that"));
+    }
 }

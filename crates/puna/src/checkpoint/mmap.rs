@@ -12,12 +12,13 @@ use super::error::{CheckpointError, Fault};
 /// Maps a whole file.
 pub(super) fn map(path: &Path) -> Result<Bytes, CheckpointError> {
     let fault = |error| CheckpointError::new(path, "", Fault::Io(error));
-    let file = File::open(path).map_err(fault)?;
-    let metadata = file.metadata().map_err(fault)?;
-    if !metadata.is_file() {
+    // Asked by name first: opening a pipe would wait for its writer.
+    if !std::fs::metadata(path).map_err(fault)?.is_file() {
         let message = "is not a regular file; name a model file or folder".to_owned();
         return Err(CheckpointError::new(path, "", Fault::NotFound(message)));
     }
+    let file = File::open(path).map_err(fault)?;
+    let metadata = file.metadata().map_err(fault)?;
     if metadata.len() == 0 {
         return Ok(Bytes::new());
     }

@@ -27,7 +27,7 @@ pub use error::{CheckpointError, Fault};
 pub use gguf::{Array, Metadata, Text, Value};
 pub use tensor::Tensor;
 
-use crate::config::{GenerationConfig, LlamaConfig};
+use crate::config::{ConfigWarning, GenerationConfig, LlamaConfig};
 use crate::tokenizer::{GgufTokenizer, Tokenizer, TokenizerError};
 use names::{Naming, TensorName};
 use reader::read_text;
@@ -82,6 +82,8 @@ pub struct Checkpoint {
     kind: SourceKind,
     config: LlamaConfig,
     generation_config: Option<GenerationConfig>,
+    /// Fields of `generation_config.json` that were passed over.
+    generation_faults: Vec<ConfigWarning>,
     /// By our names.
     tensors: TensorMap,
     rope_factors: Option<Vec<f32>>,
@@ -125,7 +127,7 @@ impl Checkpoint {
 
     fn open_hf(folder: &Path, kind: SourceKind, file: &Path) -> Result<Self, CheckpointError> {
         let config = read_config(folder)?;
-        let generation_config = read_generation_config(folder)?;
+        let (generation_config, generation_faults) = read_generation_config(folder)?;
         let is_index = file.extension().is_some_and(|extension| extension == "json");
         let open = if kind == SourceKind::Torch { torch::open } else { safetensors::open };
         let tensors = if is_index { shards::open(file, open)? } else { open(file)? };
@@ -135,6 +137,7 @@ impl Checkpoint {
             kind,
             config,
             generation_config,
+            generation_faults,
             tensors,
             rope_factors: None,
             tokenizer: TokenizerSource::Folder(folder.to_owned()),
@@ -160,6 +163,7 @@ impl Checkpoint {
             kind: SourceKind::Gguf,
             config,
             generation_config: None,
+            generation_faults: Vec::new(),
             tensors,
             rope_factors,
             tokenizer,
@@ -185,6 +189,25 @@ impl Checkpoint {
     /// How the makers want the model sampled, where they say it.
     pub fn generation_config(&self) -> Option<&GenerationConfig> {
         self.generation_config.as_ref()
+    }
+
+    /// What the user should know about how the makers want the model sampled: settings that
+    /// cannot be used, have no effect, or are not acted on.
+    pub fn generation_warnings(&self) -> Vec<ConfigWarning> {
+        let mut warnings = self.generation_faults.clone();
+        let Some(generation) = &self.generation_config else { return warnings };
+        warnings.extend(generation.warnings());
+        let unheard = generation.unheard();
+        if let Some(first) = unheard.first() {
+            let message = format!(
+                "generation_config.json sets {}, which Puna does not act on: answers may differ \
+                 from what the makers intend",
+                unheard.join(", ")
+            );
+            let field = (*first).to_owned();
+            warnings.push(ConfigWarning { field, message });
+        }
+        warnings
     }
 
     /// Which values of a head the query and key weights expect to be rotated together.
@@ -334,13 +357,19 @@ fn read_config(folder: &Path) -> Result<LlamaConfig, CheckpointError> {
     Ok(config)
 }
 
-fn read_generation_config(folder: &Path) -> Result<Option<GenerationConfig>, CheckpointError> {
+/// What the makers say about sampling, and the fields that cannot be used.
+fn read_generation_config(
+    folder: &Path,
+) -> Result<(Option<GenerationConfig>, Vec<ConfigWarning>), CheckpointError> {
     let path = folder.join("generation_config.json");
-    let Some(text) = read_text(&path, MAX_CONFIG)? else { return Ok(None) };
-    GenerationConfig::from_json(&text).map(Some).map_err(|error| {
-        let field = error.field().to_owned();
-        CheckpointError::new(&path, field, Fault::Config(error))
-    })
+    let Some(text) = read_text(&path, MAX_CONFIG)? else { return Ok((None, Vec::new())) };
+    match GenerationConfig::from_json_with_warnings(&text) {
+        Ok((config, warnings)) => Ok((Some(config), warnings)),
+        Err(error) => {
+            let field = error.field().to_owned();
+            Err(CheckpointError::new(&path, field, Fault::Config(error)))
+        }
+    }
 }
 
 /// Whether a class is one of LLaMA's; the first conversions of 2023 spelt it `LLaMAForCausalLM`.

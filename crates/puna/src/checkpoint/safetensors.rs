@@ -13,7 +13,7 @@ use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use super::TensorMap;
 use super::error::{CheckpointError, Fault};
 use super::reader::{Reader, slice};
-use super::tensor::{Encoding, Place, StoredTensor};
+use super::tensor::{Encoding, FLOAT64, Place, StoredTensor};
 
 /// The format's own cap on the header.
 const MAX_HEADER: u64 = 100_000_000;
@@ -52,7 +52,7 @@ impl<'de> Deserialize<'de> for Dtype {
             "F32" => Encoding::Weight(Format::F32),
             "F16" => Encoding::Weight(Format::F16),
             "BF16" => Encoding::Weight(Format::Bf16),
-            "F64" => Encoding::Other("float64", 8),
+            "F64" => FLOAT64,
             "I64" => Encoding::Other("int64", 8),
             "I32" => Encoding::Other("int32", 4),
             "I16" => Encoding::Other("int16", 2),

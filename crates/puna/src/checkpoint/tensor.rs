@@ -1,4 +1,6 @@
-//! One tensor of a model file: name, shape, type, and bytes that stay on disk until they are read.
+//! One tensor of a model file: name, shape, format, and bytes that stay on disk until they are
+//! read. What a reader found enters as a [`StoredTensor`]; a [`Tensor`] in order, row after row,
+//! leaves. Two kinds are copied: strided ones, and 64-bit floats, which become `f32`.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +19,8 @@ pub struct Tensor {
     pub format: Format,
     /// Hugging Face's order: `(rows, cols)` for a matrix.
     pub shape: Vec<usize>,
-    /// The values, row after row; mapped from the file where they lie there in order.
+    /// The values, row after row; mapped from the file where they lie there in order and in a
+    /// format that is computed with.
     pub bytes: Bytes,
 }
 
@@ -48,6 +51,9 @@ pub(super) enum Encoding {
     /// Anything else: name and bytes of one value.
     Other(&'static str, usize),
 }
+
+/// 64-bit floats, which are read as `f32`.
+pub(super) const FLOAT64: Encoding = Encoding::Other("float64", 8);
 
 impl Encoding {
     /// Bytes of a tensor; the last of `shape` is a row's length. `None` where that overflows or a
@@ -101,8 +107,9 @@ pub(super) enum Place {
 impl StoredTensor {
     /// The tensor as a weight.
     pub(super) fn to_weight(&self, name: &str) -> Result<Tensor, CheckpointError> {
-        let format = match self.encoding {
-            Encoding::Weight(format) => format,
+        let (format, size) = match self.encoding {
+            Encoding::Weight(format) => (format, format.block_bytes()),
+            FLOAT64 => (Format::F32, 8),
             Encoding::Other(dtype, _) => {
                 return Err(CheckpointError::new(&self.file, name, Fault::NotAWeight(dtype)));
             }
@@ -111,11 +118,18 @@ impl StoredTensor {
             Place::Whole(bytes) => bytes.clone(),
             // Only PyTorch's files have strides, and their types are one value to a block.
             Place::Strided { storage, start, strides } => {
-                gather(storage, *start, strides, &self.shape, format.block_bytes())
+                gather(storage, *start, strides, &self.shape, size)
             }
         };
+        let bytes = if self.encoding == FLOAT64 { narrowed(&bytes) } else { bytes };
         Ok(Tensor { name: name.to_owned(), format, shape: self.shape.clone(), bytes })
     }
+}
+
+/// 64-bit floats rounded to `f32`: no model computes with more, and Transformers casts them too.
+fn narrowed(bytes: &[u8]) -> Bytes {
+    let (values, _) = bytes.as_chunks::<8>();
+    values.iter().flat_map(|value| (f64::from_le_bytes(*value) as f32).to_le_bytes()).collect()
 }
 
 /// Copies a strided tensor into order. The caller has checked that it has no more values than its
@@ -137,4 +151,28 @@ fn gather(storage: &[u8], start: usize, strides: &[usize], shape: &[usize], size
         }
     }
     out.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doubles_are_read_as_floats() {
+        let values: [f64; 6] = [0.1, -2.5, 1e300, 1e-300, 3.0, f64::from(f32::MAX)];
+        let bytes: Bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let stored = |shape: &[usize], place| StoredTensor {
+            encoding: FLOAT64,
+            shape: shape.to_vec(),
+            place,
+            file: Arc::from(Path::new("file")),
+        };
+        let whole = stored(&[2, 3], Place::Whole(bytes.clone())).to_weight("w").unwrap();
+        assert_eq!((whole.format, whole.bytes.len()), (Format::F32, 24));
+        assert_eq!(whole.to_f32(), [0.1, -2.5, f32::INFINITY, 0.0, 3.0, f32::MAX]);
+        // The transpose of the first two columns.
+        let place = Place::Strided { storage: bytes, start: 0, strides: vec![1, 3] };
+        let turned = stored(&[2, 2], place).to_weight("w").unwrap();
+        assert_eq!(turned.to_f32(), [0.1, 0.0, -2.5, 3.0]);
+    }
 }

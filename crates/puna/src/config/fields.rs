@@ -7,7 +7,7 @@ use super::TokenIds;
 use super::error::{ConfigError, repr, type_name};
 
 /// The keys of a file that nobody has asked for yet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Fields {
     map: Map<String, Value>,
 }

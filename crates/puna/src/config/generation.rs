@@ -1,5 +1,7 @@
 //! `generation_config.json`: how a model's makers want it sampled. Text enters; a
-//! [`GenerationConfig`] with Transformers' defaults for what is absent or null leaves.
+//! [`GenerationConfig`] with Transformers' defaults for what is absent or null leaves, and what
+//! its user should know: fields that cannot be used, that have no effect, that nobody here acts
+//! on.
 
 use serde_json::{Map, Value};
 
@@ -117,7 +119,32 @@ impl GenerationConfig {
 
     /// Reads and checks the text of a `generation_config.json`.
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
+        Self::take(Fields::parse(text)?)
+    }
+
+    /// The same, but a field that cannot be used is passed over with a warning: what the makers
+    /// say about sampling is advice, and no reason to refuse a model.
+    ///
+    /// # Errors
+    /// Where the text is no JSON object.
+    pub fn from_json_with_warnings(text: &str) -> Result<(Self, Vec<ConfigWarning>), ConfigError> {
         let mut fields = Fields::parse(text)?;
+        let mut warnings = Vec::new();
+        loop {
+            let error = match Self::take(fields.clone()) {
+                Ok(config) => return Ok((config, warnings)),
+                Err(error) => error,
+            };
+            // Every turn takes one field out, so that the loop ends.
+            if fields.take(error.field()).is_none() {
+                return Err(error);
+            }
+            let message = format!("generation_config.json: {error}; the field is passed over");
+            warnings.push(ConfigWarning::new(error.field(), message));
+        }
+    }
+
+    fn take(mut fields: Fields) -> Result<Self, ConfigError> {
         let d = Self::default();
         let config = Self {
             bos_token_id: fields.optional_integer("bos_token_id", None)?,
@@ -149,7 +176,47 @@ impl GenerationConfig {
             extra: fields.rest(),
         };
         config.validate()?;
+        config.read_stop_strings()?;
         Ok(config)
+    }
+
+    /// Texts that end an answer: `stop_strings`, one or a list, which [`GenerationConfig::extra`]
+    /// keeps as it is spelt.
+    pub fn stop_strings(&self) -> Vec<String> {
+        self.read_stop_strings().unwrap_or_default()
+    }
+
+    fn read_stop_strings(&self) -> Result<Vec<String>, ConfigError> {
+        const FIELD: &str = "stop_strings";
+        match self.extra.get(FIELD) {
+            None | Some(Value::Null) => Ok(Vec::new()),
+            Some(Value::String(text)) => Ok(vec![text.clone()]),
+            Some(value) => value
+                .as_array()
+                .and_then(|list| list.iter().map(|text| text.as_str().map(str::to_owned)).collect())
+                .ok_or_else(|| super::fields::mismatch(FIELD, "str or list[str]", value)),
+        }
+    }
+
+    /// Names of fields that would change what is generated, differ from their default, and are
+    /// not acted on.
+    pub fn unheard(&self) -> Vec<&str> {
+        let d = Self::default();
+        let is_beam_search = self.num_beams != 1;
+        let known = [
+            ("num_beams", is_beam_search),
+            ("early_stopping", is_beam_search && self.early_stopping != d.early_stopping),
+            ("length_penalty", is_beam_search && self.length_penalty != d.length_penalty),
+            ("num_return_sequences", self.num_return_sequences != 1),
+            ("epsilon_cutoff", self.do_sample && self.epsilon_cutoff != d.epsilon_cutoff),
+            ("eta_cutoff", self.do_sample && self.eta_cutoff != d.eta_cutoff),
+        ];
+        let known = known.into_iter().filter_map(|(field, is_set)| is_set.then_some(field));
+        let others = UNHEARD.iter().filter(|(field, neutral)| {
+            let value = self.extra.get(*field);
+            value.is_some_and(|value| !is_neutral(value, *neutral))
+        });
+        known.chain(others.map(|(field, _)| *field)).collect()
     }
 
     /// Checks ranges. The reader calls this; call it again after changing fields.
@@ -263,6 +330,44 @@ impl GenerationConfig {
             put(value != default, key, value.into());
         }
         json::to_text(&Value::Object(map))
+    }
+}
+
+/// Fields of Transformers that act on generation and are nobody's here, each with the number that
+/// switches it off.
+const UNHEARD: [(&str, Option<f64>); 22] = [
+    ("bad_words_ids", None),
+    ("begin_suppress_tokens", None),
+    ("constraints", None),
+    ("diversity_penalty", Some(0.0)),
+    ("dola_layers", None),
+    ("encoder_no_repeat_ngram_size", Some(0.0)),
+    ("encoder_repetition_penalty", Some(1.0)),
+    ("exponential_decay_length_penalty", None),
+    ("force_words_ids", None),
+    ("forced_bos_token_id", None),
+    ("forced_eos_token_id", None),
+    ("guidance_scale", Some(1.0)),
+    ("max_time", None),
+    ("num_beam_groups", Some(1.0)),
+    ("penalty_alpha", Some(0.0)),
+    ("remove_invalid_values", None),
+    ("renormalize_logits", None),
+    ("sequence_bias", None),
+    ("suppress_tokens", None),
+    ("token_healing", None),
+    ("top_h", Some(0.0)),
+    ("watermarking_config", None),
+];
+
+/// Whether a value asks for nothing: null, false, an empty list or object, or the neutral number.
+fn is_neutral(value: &Value, neutral: Option<f64>) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        Value::Number(number) => neutral.is_some() && number.as_f64() == neutral,
+        Value::Bool(true) | Value::String(_) => false,
     }
 }
 

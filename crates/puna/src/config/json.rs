@@ -39,9 +39,12 @@ fn sorted_field(key: &str, value: &Value) -> Value {
 }
 
 /// Python's `repr` of a float: the shortest digits that read back, an exponent of at least two
-/// digits below 1e-4 and from 1e16 on.
+/// digits below 1e-4 and from 1e16 on, `inf` and `nan`.
 pub(crate) fn python_float(x: f64) -> String {
     let magnitude = x.abs();
+    if x.is_nan() {
+        return "nan".to_owned();
+    }
     if x == 0.0 || !x.is_finite() || (1e-4..1e16).contains(&magnitude) {
         return format!("{x:?}");
     }
@@ -137,6 +140,8 @@ mod tests {
             (-2.5e-300, "-2.5e-300"),
             (0.0, "0.0"),
             (10000.0, "10000.0"),
+            (f64::NEG_INFINITY, "-inf"),
+            (f64::NAN, "nan"),
         ] {
             assert_eq!(python_float(x), text);
         }

@@ -20,6 +20,7 @@ use serde_json::{Map, Value, json};
 pub use error::{ConfigError, ConfigWarning};
 use fields::Fields;
 pub use generation::{EarlyStopping, GenerationConfig};
+pub(crate) use json::python_float;
 pub use rope_parameters::{Llama3, LongRope, RopeKind, RopeParameters, Yarn};
 
 /// Keys of [`LlamaConfig::extra`] that are checked and never written.

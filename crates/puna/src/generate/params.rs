@@ -3,6 +3,8 @@
 //! Enters: numbers from flags, JSON or Python. Leaves: checked parameters, or an error that names
 //! the field, its value and what is allowed. Defaults are neutral: they change no logit.
 
+use crate::config::python_float;
+
 /// A parameter outside its range.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field} is {value}; it must be {allowed}")]
@@ -110,7 +112,7 @@ fn within(
     if range.contains(&value) {
         return Ok(());
     }
-    Err(ParamError { field, value: value.to_string(), allowed: allowed.to_owned() })
+    Err(ParamError { field, value: python_float(value), allowed: allowed.to_owned() })
 }
 
 /// When a sequence ends.

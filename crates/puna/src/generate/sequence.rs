@@ -1,4 +1,6 @@
-//! One request on its way: its tokens, how many of them the cache holds, and its sampler.
+//! One request on its way. A prompt and parameters enter; each step computes the ids from
+//! `n_computed` on, and the sampler adds one at the end, until a stop condition holds. Invariant:
+//! the cache holds keys and values of `ids[..n_computed]`, in the blocks of `blocks`.
 
 use super::{BlockTable, ParamError, Sampler, SamplingParams, StopConditions};
 

@@ -1,4 +1,6 @@
-//! From the ids of one sequence to its text: decoded as they come, ended by a stop string.
+//! From the ids of one sequence to its text. Ids enter one by one; text leaves once its characters
+//! are whole and no stop string can still begin in it. The pieces joined are the decoded answer up to
+//! its first stop string.
 
 use std::sync::Arc;
 

@@ -1,4 +1,6 @@
-//! One transformer layer: `x += attention(norm(x)); x += mlp(norm(x))`.
+//! One transformer layer. The residual stream `x (rows, hidden_size)` enters and leaves in place:
+//! `x += attention(input_norm(x))`, then `x += mlp(post_attention_norm(x))`. Each sum is rounded to
+//! the model's dtype once.
 
 use puna_kernels::{Backend, Dtype};
 

@@ -1,4 +1,7 @@
-//! The language model: the decoder, a projection to the vocabulary, and its loss.
+//! The language model. Hidden states `(rows, hidden_size)` of the decoder enter; logits
+//! `h lm_headᵀ` `(rows, vocab_size)` of the asked rows leave, with the embedding's own matrix where
+//! the two are tied. The loss is `-log softmax(logits[t])[labels[t + 1]]`, averaged over the labels
+//! that count.
 
 use puna_kernels::Backend;
 

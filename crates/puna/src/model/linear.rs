@@ -1,4 +1,6 @@
-//! `y = x Wᵀ + b`. The weight keeps the format that its file gave it.
+//! `y = x Wᵀ + b`: x `(rows, in_features)` enters, y `(rows, out_features)` leaves. W keeps the
+//! format that its file gave it. Maps of one input (q, k, v; gate, up) go to the backend together,
+//! which prepares the input once.
 
 use puna_kernels::{Backend, Dtype};
 

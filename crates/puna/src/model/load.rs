@@ -1,4 +1,6 @@
-//! Builds a model from a checkpoint: each tensor becomes a field, in the format the file has it.
+//! Builds a model from a checkpoint: tensors by their Hugging Face names enter, each becomes the
+//! field of its name, in the format that the file has it, and warnings about what differs leave.
+//! Shapes are held against the configuration: `(out_features, in_features)` for a matrix.
 
 use std::sync::Arc;
 

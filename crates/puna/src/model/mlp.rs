@@ -1,4 +1,6 @@
-//! The gated feed-forward layer: `y = down(act(gate(x)) * up(x))`.
+//! The gated feed-forward layer: `y = down_proj(act(gate_proj(x)) * up_proj(x))`. x
+//! `(rows, hidden_size)` enters, two products `(rows, intermediate_size)` lie between, y
+//! `(rows, hidden_size)` leaves.
 
 use puna_kernels::{Activation, Backend, Dtype};
 

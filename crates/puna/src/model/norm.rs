@@ -1,4 +1,5 @@
-//! The root-mean-square norm: `y = x / sqrt(mean(x²) + eps) * weight`.
+//! The root-mean-square norm: `y = round(x / sqrt(mean(x²) + eps)) * weight`, where `round` is to
+//! the dtype, as LLaMA has it. Rows of `hidden_size` enter and leave; the mean is over one row.
 
 use puna_kernels::{Backend, Dtype, RmsNorm};
 

@@ -1,4 +1,6 @@
-//! The buffers of one forward, sized once from the configuration, so that decode allocates none.
+//! The buffers of one forward. A configuration and the most rows enter; buffers `(max_rows, width)`
+//! for every step of a layer leave, so that decode allocates none. Layers share them: a layer's
+//! values live until the next one writes its own.
 
 use puna_kernels::{Backend, OutOfMemory};
 

@@ -14,8 +14,9 @@ use minijinja::{Environment, Error, ErrorKind, State, Value};
 use serde_json::{Map, Value as Json};
 
 use super::added::SpecialTokens;
-use super::chat_source::{GENERATION, WEIGH, rewrite, take_marks};
-use super::chat_values::{Limited, python_method, strftime, tojson, weigh};
+use super::chat_python as python;
+use super::chat_source::{GENERATION, PERCENT, WEIGH, rewrite, take_marks};
+use super::chat_values::{Limited, strftime, tojson, weigh};
 
 const NAME: &str = "chat_template";
 const MAX_SOURCE_BYTES: usize = 512 << 10;
@@ -132,9 +133,16 @@ impl ChatTemplate {
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(|error| ChatError::Syntax(error.to_string()))?);
         environment.set_recursion_limit(MAX_DEPTH);
-        environment.set_unknown_method_callback(python_method);
+        environment.set_unknown_method_callback(python::method);
+        environment.set_formatter(python::print);
         environment.remove_global("debug");
         environment.add_filter("tojson", tojson);
+        environment.add_filter("truncate", python::truncate);
+        environment.add_filter("center", python::center);
+        environment.add_filter("wordcount", python::wordcount);
+        environment.add_filter("urlencode", python::urlencode);
+        environment.add_filter("string", python::string);
+        environment.add_filter(PERCENT, python::percent);
         // Python's None is not iterable; the engine's is an empty list.
         environment
             .add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());

@@ -1,9 +1,10 @@
 //! Template text enters, text that the engine runs safely leaves.
 //!
-//! Two things are rewritten. `{% generation %}` blocks, which the engine does not know, become
+//! Three things are rewritten. `{% generation %}` blocks, which the engine does not know, become
 //! filter blocks whose marks give the spans of what the assistant said. And every operand of every
 //! expression passes through a filter that weighs it: the engine's fuel does not see lists that
-//! hold themselves many times over, and a few lines of template would ask for terabytes.
+//! hold themselves many times over, and a few lines of template would ask for terabytes. And
+//! `'…' % x`, which is arithmetic to the engine, becomes a filter that formats.
 
 use std::ops::Range;
 
@@ -11,6 +12,9 @@ use std::ops::Range;
 pub(super) const GENERATION: &str = "puna_generation";
 /// Name of the filter that weighs an operand.
 pub(super) const WEIGH: &str = "puna_weigh";
+
+/// Name of the filter that formats as Python's `%` does.
+pub(super) const PERCENT: &str = "puna_percent";
 
 /// What a template is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,20 +190,74 @@ const WORDS: [&str; 14] = [
     "recursive",
 ];
 
-/// Copies a tag with the weighing filter behind each operand.
+/// Copies a tag with the weighing filter behind each operand, and `%` behind a string as a filter.
 fn guard(tag: &str, out: &mut String) {
     let tokens = tokens(tag);
     let mut copied = 0;
+    let mut closing = Vec::new();
     for at in expression_start(&tokens, tag.starts_with("{%"))..tokens.len() {
+        let end = tokens[at].end;
+        if let Some(last) = format_arguments(&tokens, at) {
+            // In place of the sign.
+            out.push_str(&tag[copied..end - 1]);
+            out.push_str(&format!("|{PERCENT}("));
+            copied = end;
+            closing.push(last);
+        }
         if is_operand_end(&tokens, at) {
-            let end = tokens[at].end;
             out.push_str(&tag[copied..end]);
             out.push('|');
             out.push_str(WEIGH);
             copied = end;
         }
+        while closing.last() == Some(&at) {
+            out.push_str(&tag[copied..end]);
+            out.push(')');
+            copied = end;
+            closing.pop();
+        }
     }
     out.push_str(&tag[copied..]);
+}
+
+/// Where a `%` stands behind a string: the last token of what it formats, which is a name, a
+/// string, a number or a bracket with all calls, indices and filters behind it.
+fn format_arguments(tokens: &[Token<'_>], at: usize) -> Option<usize> {
+    let text = |at: usize| tokens.get(at).map_or("", |token| token.text);
+    let is_string = |text: &str| text.starts_with(['"', '\'']);
+    if text(at) != "%" || !is_string(text(at.checked_sub(1)?)) {
+        return None;
+    }
+    let mut last = at + 1 + usize::from(matches!(text(at + 1), "-" | "+"));
+    let first = text(last);
+    if matches!(first, "(" | "[" | "{") {
+        last = closing_bracket(tokens, last)?;
+    } else if !(is_string(first) || first.starts_with(is_word)) {
+        return None;
+    }
+    loop {
+        last = match text(last + 1) {
+            "." | "|" => last + 2,
+            "(" | "[" => closing_bracket(tokens, last + 1)?,
+            _ => return tokens.get(last).map(|_| last),
+        };
+    }
+}
+
+/// The bracket that closes the one at `open`.
+fn closing_bracket(tokens: &[Token<'_>], open: usize) -> Option<usize> {
+    let mut depth = 0;
+    for (at, token) in tokens.iter().enumerate().skip(open) {
+        match token.text {
+            "(" | "[" | "{" => depth += 1,
+            ")" | "]" | "}" => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return Some(at);
+        }
+    }
+    None
 }
 
 fn is_operand_end(tokens: &[Token<'_>], at: usize) -> bool {
@@ -299,6 +357,12 @@ mod tests {
             ("{% call(x) f(y) %}", "{% call(x) f(y|w)|w %}"),
             ("{% set x %}{% filter upper %}{% else %}", "{% set x %}{% filter upper %}{% else %}"),
             ("{{ {'a': {'b': x}} }}{{ y }}", "{{ {'a': {'b': x|w}|w}|w }}{{ y|w }}"),
+            ("{{ '%s' % x.y[0] | trim + z }}", "{{ '%s' |puna_percent( x.y[0]|w | trim) + z|w }}"),
+            (
+                "{{ '%s%%' % ('a' % (b, 1)) }}",
+                "{{ '%s%%' |puna_percent( ('a' |puna_percent( (b|w, 1)|w))|w) }}",
+            ),
+            ("{{ x % 2 }}{%- if '' %}", "{{ x|w % 2 }}{%- if '' %}"),
             ("{{ x if y else 'it\\'s }}' }}", "{{ x|w if y|w else 'it\\'s }}' }}"),
         ] {
             assert_eq!(rewritten(source), expected);

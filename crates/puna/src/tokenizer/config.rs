@@ -55,11 +55,17 @@ pub struct TokenizerConfig {
 
 /// Reads a file whole, if it is there and not absurdly large.
 pub(super) fn read_file(path: &Path) -> Result<Option<Vec<u8>>, TokenizerError> {
-    let file = match File::open(path) {
-        Ok(file) => file,
+    // Asked by name first: opening a pipe would wait for its writer, and a device has no end.
+    match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => {}
+        Ok(_) => {
+            let kind = std::io::ErrorKind::InvalidInput;
+            return Err(TokenizerError::io(path, std::io::Error::new(kind, "not a regular file")));
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(TokenizerError::io(path, error)),
-    };
+    }
+    let file = File::open(path).map_err(|error| TokenizerError::io(path, error))?;
     let mut bytes = Vec::new();
     file.take(MAX_FILE_BYTES + 1)
         .read_to_end(&mut bytes)

@@ -1,4 +1,6 @@
-//! What can go wrong with a tokenizer: which file, which field, what to do about it.
+//! What can go wrong with a tokenizer. Every error says which file and which field, what is wrong
+//! there and what to do about it. The text holds the system's own words where it refused, so that
+//! no error has a source beside it.
 
 use std::path::{Path, PathBuf};
 
@@ -6,12 +8,12 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
     /// A file could not be read or written.
-    #[error("{path}: {source}; check that the path is right and readable", path = path.display())]
+    #[error("{path}: {error}; check that the path is right and readable", path = path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// The bytes are not what their format says.
     #[error("{file}: {what}; the file is broken, fetch it again")]
@@ -72,7 +74,7 @@ impl TokenizerError {
         Self::Unsupported { file: file.to_owned(), what: what.into(), hint }
     }
 
-    pub(super) fn io(path: &Path, source: std::io::Error) -> Self {
-        Self::Io { path: path.to_owned(), source }
+    pub(super) fn io(path: &Path, error: std::io::Error) -> Self {
+        Self::Io { path: path.to_owned(), error }
     }
 }

@@ -1,4 +1,6 @@
-//! The `tokenizer.ggml.*` keys of a GGUF file as plain values, before they become a tokenizer.
+//! The `tokenizer.ggml.*` keys of a GGUF file as plain values. They enter checked for type only,
+//! and are held against each other here: lengths of lists, ids below the vocabulary. Settings
+//! ([`TokenizerConfig`]) and added tokens leave, for the slow or the fast class.
 
 use super::added::AddedToken;
 use super::config::TokenizerConfig;

@@ -7,6 +7,7 @@
 mod added;
 mod bpe;
 mod chat;
+mod chat_python;
 mod chat_source;
 mod chat_values;
 mod cleanup;

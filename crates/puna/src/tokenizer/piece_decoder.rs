@@ -1,4 +1,6 @@
-//! SentencePiece decoding, one piece at a time: ids enter, text leaves as soon as it is sure.
+//! SentencePiece decoding, one piece at a time: ids enter, text leaves as soon as it is certain. The
+//! bytes of a character that is split over byte pieces wait here, three at most; the leading space
+//! that encoding put in is dropped.
 
 use super::proto::PieceType;
 use super::sentencepiece::{SPACE_MARK, SentencePiece};

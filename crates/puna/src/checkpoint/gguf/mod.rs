@@ -17,7 +17,7 @@ pub use metadata::{Array, Metadata, Text, Value};
 use super::TensorMap;
 use super::error::{CheckpointError, Fault};
 use super::reader::{Reader, slice};
-use super::tensor::{Encoding, Place, StoredTensor};
+use super::tensor::{Encoding, FLOAT64, Place, StoredTensor};
 use crate::config::LlamaConfig;
 
 /// Tensors in one file; a model of 405 billion weights has 1,138.
@@ -263,7 +263,7 @@ fn encoding(number: u32) -> Option<Encoding> {
         25 => return Some(Encoding::Other("int16", 2)),
         26 => return Some(Encoding::Other("int32", 4)),
         27 => return Some(Encoding::Other("int64", 8)),
-        28 => return Some(Encoding::Other("float64", 8)),
+        28 => return Some(FLOAT64),
         29 => Format::Iq1M,
         30 => Format::Bf16,
         34 => Format::Tq1_0,

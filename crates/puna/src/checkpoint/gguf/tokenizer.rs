@@ -1,4 +1,6 @@
-//! The tokenizer that a GGUF file carries, as plain parts. Metadata enters.
+//! The tokenizer that a GGUF file carries. Metadata enters, a [`GgufTokenizer`] of plain lists
+//! leaves. Lists that belong together (tokens, scores, types) have one length, and no list is longer
+//! than any vocabulary.
 
 use super::super::error::{CheckpointError, Fault};
 use super::metadata::{Metadata, Value};

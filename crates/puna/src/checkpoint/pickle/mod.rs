@@ -4,7 +4,7 @@
 
 mod machine;
 
-use super::tensor::Encoding;
+use super::tensor::{Encoding, FLOAT64};
 pub(in crate::checkpoint) use machine::read;
 
 /// A place in the arena.
@@ -141,7 +141,7 @@ fn encoding(name: &str) -> Option<Encoding> {
         "Float" | "float32" => Encoding::Weight(Format::F32),
         "Half" | "float16" => Encoding::Weight(Format::F16),
         "BFloat16" | "bfloat16" => Encoding::Weight(Format::Bf16),
-        "Double" | "float64" => Encoding::Other("float64", 8),
+        "Double" | "float64" => FLOAT64,
         "Long" | "int64" => Encoding::Other("int64", 8),
         "Int" | "int32" => Encoding::Other("int32", 4),
         "Short" | "int16" => Encoding::Other("int16", 2),

@@ -1,3 +1,6 @@
+//! Each processor against Transformers' own, on logits that `tools/sampling_goldens.py` wrote, and
+//! on cases that are decided by hand: ties, empty histories, everything dropped.
+
 use std::collections::BTreeMap;
 
 use serde_json::Value;

@@ -1,3 +1,6 @@
+//! The sampler whole: greedy choice, what seeds promise, frequencies against probabilities, logits
+//! that are no numbers.
+
 use super::*;
 
 const DROPPED: f32 = f32::NEG_INFINITY;
