@@ -228,6 +228,9 @@ pub trait Backend: Debug + Send + Sync + 'static {
     fn read(&self, src: &Self::Buf, offset: usize, dst: &mut [f32]);
     /// Brings a weight to the device; may repack it.
     fn weight(&self, data: WeightData) -> Result<Self::Weight, OutOfMemory>;
+    /// Whether a weight still reads the bytes that it was made of; else nothing is lost when they
+    /// go.
+    fn reads_source(&self, weight: &Self::Weight) -> bool;
     /// A trainable `(rows, cols)` matrix that lives in a buffer.
     fn weight_from(&self, values: Self::Buf, rows: usize, cols: usize) -> Self::Weight;
     /// The values of a weight made by [`Backend::weight_from`]; `None` for a frozen one.

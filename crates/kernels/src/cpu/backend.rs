@@ -26,7 +26,11 @@ impl Backend for Cpu {
     }
 
     fn weight(&self, data: WeightData) -> Result<CpuWeight, OutOfMemory> {
-        CpuWeight::new(data)
+        CpuWeight::new(&self.pool, data)
+    }
+
+    fn reads_source(&self, weight: &CpuWeight) -> bool {
+        matches!(weight, CpuWeight::Frozen(_))
     }
 
     fn weight_from(&self, values: CpuBuf, rows: usize, cols: usize) -> CpuWeight {

@@ -14,6 +14,7 @@ use half::{bf16, f16};
 use super::arch::scalar::Scalar;
 use super::ops::activations::SplitRows;
 use super::ops::attention::tile::{Pass, Tile};
+use super::ops::dot_packed::Groups;
 use super::ops::panel::Start;
 use super::ops::{self, attention};
 use super::weight::RowBytes;
@@ -31,13 +32,15 @@ pub(crate) trait Piece {
 pub(crate) trait Isa: Copy {
     /// A vector of [`Isa::LANES`] values.
     type F32: Copy;
-    /// Thirty-two bytes, signed or not: one group of quantised weights or activations.
-    type Bytes: Copy;
+    /// A vector of [`Isa::LANES`] dwords: whole numbers, or four bytes of a row each.
+    type Ints: Copy;
     /// Values in a vector.
     const LANES: usize;
     /// Whether the sums of four rows fit in registers beside what they are made of; else dots of
     /// few rows take one row at a time, and less code.
     const FOUR_ROWS: bool;
+    /// What [`Isa::dot_bytes`] takes from each code.
+    const BYTE_ZERO: i32;
 
     /// Calls `piece` without inlining it, in a function compiled for this instruction set.
     fn call<P: Piece>(self, piece: P) -> P::Output;
@@ -101,42 +104,34 @@ pub(crate) trait Isa: Copy {
         }
     }
 
-    /// Value of the binary16 whose bits are `bits`.
-    fn f16(self, bits: u16) -> f32;
-    /// The lower half of the lanes `low`, the upper half `high`.
-    fn splat_halves(self, low: f32, high: f32) -> Self::F32;
-
     /// Rows to columns, where there are eight lanes.
     fn transpose(self, rows: [Self::F32; 8]) -> [Self::F32; 8];
 
-    /// All bytes `value`.
-    fn splat_byte(self, value: u8) -> Self::Bytes;
-    /// Thirty-two bytes.
-    fn load_bytes(self, src: &[u8; 32]) -> Self::Bytes;
-    /// The low halves of sixteen bytes, then their high halves: numbers below 16.
-    fn load_nibbles(self, src: &[u8; 16]) -> Self::Bytes;
-    /// Byte `i` is 255 where bit `i` is set, else 0.
-    fn expand_bits(self, bits: u32) -> Self::Bytes;
-    /// Bits that are set in both.
-    fn and(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
-    /// Bits that are set in either.
-    fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
-    /// Each byte moved `N` bits down, zeros following.
-    fn shift_down<const N: i32>(self, v: Self::Bytes) -> Self::Bytes;
-    /// Each byte, which must stay below 256, moved `N` bits up.
-    fn shift_up<const N: i32>(self, v: Self::Bytes) -> Self::Bytes;
-    /// 255 where the bytes are equal, else 0.
-    fn equal(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
-    /// `table[v]` for bytes below 16.
-    fn look_up(self, table: &[i8; 16], v: Self::Bytes) -> Self::Bytes;
+    /// All lanes `value`.
+    fn splat_int(self, value: i32) -> Self::Ints;
+    /// The first `4 * LANES` bytes of `src`, at any address.
+    fn load_ints(self, src: &[u8]) -> Self::Ints;
+    /// The first `LANES` bytes of `src`, signed, as `f32`.
+    fn load_signed_bytes(self, src: &[u8]) -> Self::F32;
+    /// The low and the high halves of the first `LANES` bytes of `src`, as `f32`.
+    fn load_halves_of_bytes(self, src: &[u8]) -> (Self::F32, Self::F32);
+    /// Bits `FROM..FROM + N` of each byte, moved to its bottom.
+    fn bits<const FROM: i32, const N: i32>(self, v: Self::Ints) -> Self::Ints;
+    /// `a | b << N`, byte by byte; the bytes of `b` have room.
+    fn or_up<const N: i32>(self, a: Self::Ints, b: Self::Ints) -> Self::Ints;
+    /// `table[v] + 128` for bytes below 16.
+    fn look_up(self, table: &[i8; 16], v: Self::Ints) -> Self::Ints;
+    /// Byte `N` of each dword as `f32`.
+    fn byte<const N: i32>(self, v: Self::Ints) -> Self::F32;
     /// Thirty-two integral values in `-127..=127` as signed bytes.
     fn narrow(self, src: &[f32; 32], dst: &mut [u8; 32]);
-    /// `Σ u (128 high + low)` of unsigned bytes `u <= 127` and signed bytes, `LANES` exact partial
-    /// sums; the lower half of the lanes sums the first sixteen products, the upper half the
-    /// others. `high` is in `-127..=127`, `low` in `-64..=64`.
-    fn dot_unsigned(self, u: Self::Bytes, high: Self::Bytes, low: Self::Bytes) -> Self::F32;
-    /// Likewise of signed bytes `s`.
-    fn dot_signed(self, s: Self::Bytes, high: Self::Bytes, low: Self::Bytes) -> Self::F32;
+    /// `Σ_i codes[i] · x[i]`, the dot of the four bytes of each lane with those of `x[i]`, of at
+    /// most eight. Codes are unsigned and at most `MAX`, `x` is signed and within `-127..=127`.
+    fn dot<const MAX: i32>(self, codes: &[Self::Ints], x: &[[u8; 4]]) -> Self::Ints;
+    /// Likewise of codes of any size, each less [`Isa::BYTE_ZERO`].
+    fn dot_bytes(self, codes: &[Self::Ints], x: &[[u8; 4]]) -> Self::Ints;
+    /// `128 high + low + add` as `f32`.
+    fn combine(self, high: Self::Ints, low: Self::Ints, add: i32) -> Self::F32;
 
     /// `e^x` within 2 ulp; 0 below -104, infinity above 88.8, NaN for NaN.
     #[inline(always)]
@@ -238,10 +233,12 @@ kernels! {
         dequantize = ops::panel::dequantize: (format: Format, bytes: &[u8], out: &mut [f32]);
         /// Rows of activations as whole numbers with a scale for each 32.
         quantize_rows = ops::activations::quantize: (x: &[f32], cols: usize, out: &mut SplitRows);
-        /// A few rows of such activations against rows of quantised weights.
-        dot_integer = ops::dot_integer::rows: (
-            weights: RowBytes<'_>, x: &SplitRows, first: usize, y: &mut [&mut [f32]]
+        /// A few rows of such activations against groups of packed weights.
+        dot_packed = ops::dot_packed::rows: (
+            weights: Groups<'_>, x: &SplitRows, first: usize, y: &mut [&mut [f32]]
         );
+        /// Packed blocks of sixteen rows as a panel.
+        packed_panel = ops::panel::from_packed: (format: Format, blocks: &[u8], panel: &mut [f32]);
         /// A few rows of activations against rows of `f32`, `f16` or `bf16` weights.
         dot_float = ops::dot_float::rows: (
             weights: RowBytes<'_>, x: &[f32], y: &mut [&mut [f32]]

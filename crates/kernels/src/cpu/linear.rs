@@ -8,8 +8,10 @@ use std::cell::Cell;
 use std::ops::Range;
 
 use super::ops::activations::SplitRows;
+use super::ops::dot_packed::Groups;
 use super::ops::panel::{PANEL, STRIP, Start};
-use super::ops::{dot_float, dot_integer};
+use super::ops::{dot_float, dot_packed};
+use super::packed::GROUP_ROWS;
 use super::product::{Product, STEP, round};
 use super::scratch::{lend, lend_floats};
 use super::tiles::Tiles;
@@ -29,7 +31,8 @@ const MAX_RESULTS: usize = 4;
 /// Columns of a part of a product.
 const WIDTH: usize = 4 * PANEL;
 
-const _: () = assert!(dot_integer::MAX_ROWS == dot_float::MAX_ROWS);
+const _: () = assert!(dot_packed::MAX_ROWS == dot_float::MAX_ROWS);
+const _: () = assert!(PANEL == GROUP_ROWS);
 const _: () = assert!(WIDTH.is_multiple_of(32) && STEP.is_multiple_of(256));
 
 thread_local! {
@@ -51,12 +54,13 @@ enum Path {
 }
 
 impl Path {
-    fn of(cpu: &Cpu, format: Format, rows: usize) -> Self {
+    fn of(cpu: &Cpu, weight: &CpuWeight, rows: usize) -> Self {
+        let format = weight.format();
         let float = matches!(format, Format::F32 | Format::F16 | Format::Bf16);
         match rows {
             _ if cpu.exact => Self::Panel,
             0..=FEW_FLOAT if float => Self::Float,
-            0..=FEW_INTEGER if dot_integer::is_served(format) => Self::Integer,
+            0..=FEW_INTEGER if matches!(weight, CpuWeight::Packed(_)) => Self::Integer,
             0..=FEW_OTHER if !float => Self::Row,
             _ => Self::Panel,
         }
@@ -78,14 +82,13 @@ pub(super) fn forward(
         outputs.iter_mut().for_each(|(weight, y)| y[..rows * weight.rows()].fill(0.0));
         return;
     }
-    let integer = |(weight, _): &(&CpuWeight, &mut CpuBuf)| {
-        Path::of(cpu, weight.format(), rows) == Path::Integer
-    };
-    lend(&SPLIT, |quantized| {
+    let integer =
+        |(weight, _): &(&CpuWeight, &mut CpuBuf)| Path::of(cpu, weight, rows) == Path::Integer;
+    lend(&SPLIT, |numbers| {
         if outputs.iter().any(integer) {
-            (cpu.kernels.quantize_rows)(x, cols, quantized);
+            (cpu.kernels.quantize_rows)(x, cols, numbers);
         }
-        let few = Few { cpu, x, quantized, rows, cols, dtype };
+        let few = Few { cpu, x, numbers, rows, cols, dtype };
         for outputs in outputs.chunks_mut(MAX_RESULTS) {
             few.run(outputs);
         }
@@ -101,7 +104,7 @@ struct Few<'a> {
     /// `(rows, cols)`.
     x: &'a [f32],
     /// The same, where a weight needs it.
-    quantized: &'a SplitRows,
+    numbers: &'a SplitRows,
     rows: usize,
     cols: usize,
     dtype: Dtype,
@@ -113,7 +116,7 @@ impl Few<'_> {
         let mut results: [Option<(&CpuWeight, Path, Tiles<'_, f32>)>; MAX_RESULTS] =
             Default::default();
         for (slot, (weight, y)) in results.iter_mut().zip(outputs) {
-            let path = Path::of(self.cpu, weight.format(), self.rows);
+            let path = Path::of(self.cpu, weight, self.rows);
             if path != Path::Panel {
                 *slot = Some((*weight, path, Tiles::new(y, self.rows, weight.rows())));
             }
@@ -135,21 +138,24 @@ impl Few<'_> {
 
     /// Output features `range` of one weight, for all rows.
     fn part(&self, weight: &CpuWeight, path: Path, y: &Tiles<'_, f32>, range: Range<usize>) {
-        for first in (0..self.rows).step_by(dot_integer::MAX_ROWS) {
-            let end = self.rows.min(first + dot_integer::MAX_ROWS);
+        for first in (0..self.rows).step_by(dot_packed::MAX_ROWS) {
+            let end = self.rows.min(first + dot_packed::MAX_ROWS);
             // SAFETY: parts differ in `range`; a part has one tile at a time.
-            let mut tile: [&mut [f32]; dot_integer::MAX_ROWS] =
+            let mut tile: [&mut [f32]; dot_packed::MAX_ROWS] =
                 unsafe { y.rows(first, end, &range) };
             let tile = &mut tile[..end - first];
             let x = &self.x[first * self.cols..end * self.cols];
-            let weights = weight.row_range(range.clone());
-            match path {
-                Path::Integer => {
-                    (self.cpu.kernels.dot_integer)(weights, self.quantized, first, tile);
+            let kernels = self.cpu.kernels;
+            match (weight, weight.row_range(range.clone())) {
+                (CpuWeight::Packed(packed), _) => {
+                    let groups = range.start / GROUP_ROWS..range.end.div_ceil(GROUP_ROWS);
+                    let (format, stride) = (packed.format(), packed.group_bytes());
+                    let weights = Groups { format, bytes: packed.groups(groups), stride };
+                    (kernels.dot_packed)(weights, self.numbers, first, tile);
                 }
-                Path::Float => (self.cpu.kernels.dot_float)(weights, x, tile),
-                Path::Row => self.dequantized_rows(weights, x, tile),
-                Path::Panel => unreachable!("`run` leaves these out"),
+                (_, Some(weights)) if path == Path::Float => (kernels.dot_float)(weights, x, tile),
+                (_, Some(weights)) => self.dequantized_rows(weights, x, tile),
+                (_, None) => unreachable!("only packed weights have no rows"),
             }
             round(self.dtype, tile);
         }
@@ -171,9 +177,9 @@ impl Few<'_> {
     }
 }
 
-/// Rows of `weight` in a part.
+/// Rows of `weight` in a part: whole groups.
 fn part_rows(weight: &CpuWeight) -> usize {
-    (PART_BYTES / weight.row_bytes().max(1)).max(1)
+    (PART_BYTES / weight.row_bytes().max(1)).max(1).next_multiple_of(GROUP_ROWS)
 }
 
 fn parts_of(weight: &CpuWeight) -> usize {
@@ -194,7 +200,7 @@ fn many_rows(
         std::array::from_fn(|_| Tiles::new(&mut [], rows, 0));
     let mut n = 0;
     for (weight, y) in outputs {
-        if Path::of(cpu, weight.format(), rows) == Path::Panel {
+        if Path::of(cpu, weight, rows) == Path::Panel {
             weights[n] = Some(*weight);
             results[n] = Tiles::new(y, rows, weight.rows());
             n += 1;
@@ -306,8 +312,14 @@ fn pack_weight_transposed(
     features: Range<usize>,
     panels: &mut [f32],
 ) {
-    let mut rows = [0.0; STEP * PANEL];
     let firsts = features.clone().step_by(PANEL);
+    if let CpuWeight::Packed(packed) = weight {
+        for (first, panel) in firsts.zip(panels.chunks_exact_mut(depth.len() * PANEL)) {
+            packed.panel(cpu.kernels, first / PANEL, depth.clone(), panel);
+        }
+        return;
+    }
+    let mut rows = [0.0; STEP * PANEL];
     for (first, panel) in firsts.zip(panels.chunks_exact_mut(depth.len() * PANEL)) {
         for (row, feature) in rows.as_chunks_mut::<STEP>().0.iter_mut().zip(first..features.end) {
             let row = &mut row[..depth.len()];

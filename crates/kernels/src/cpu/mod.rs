@@ -10,6 +10,7 @@ mod kv_cache;
 mod linear;
 pub mod measure;
 mod ops;
+mod packed;
 mod pool;
 mod product;
 mod rect;

@@ -2,6 +2,9 @@
 //! short while between jobs, then sleep, so that a decode step pays no system call and an idle
 //! program no processor time.
 //!
+//! A job waits for the workers that have entered it, not for those that the system has not let
+//! run: where other programs hold the processors, the caller takes all parts itself.
+//!
 //! How a job is cut never depends on the number of threads, and parts never share a sum: results
 //! are the same bits on 1 and on 64 threads.
 
@@ -17,16 +20,19 @@ const SPINS: usize = 20_000;
 
 type Job = *const (dyn Fn(usize) + Sync);
 
+/// In [`Shared::door`]: workers may enter.
+const OPEN: usize = 1 << (usize::BITS - 1);
+
 /// State shared by the caller and the workers.
 struct Shared {
-    /// The closure of the running job; valid from the bump of `generation` until `unfinished` is 0.
+    /// The closure of the running job; valid while the door is open or somebody is inside.
     job: UnsafeCell<Option<Job>>,
     /// Parts of the running job.
     parts: AtomicUsize,
     /// Next part that nobody has taken.
     next: AtomicUsize,
-    /// Workers that have not yet left the running job.
-    unfinished: AtomicUsize,
+    /// How many workers are inside the running job, and [`OPEN`].
+    door: AtomicUsize,
     /// Counts jobs; a change wakes the workers.
     generation: AtomicUsize,
     /// A part panicked.
@@ -37,8 +43,8 @@ struct Shared {
     asleep: Box<[AtomicBool]>,
 }
 
-// SAFETY: `job` is written only by the thread that holds `Pool::busy`, while no worker is inside a
-// job (`unfinished` is 0), and read by workers only after the release of `generation`.
+// SAFETY: `job` and `parts` are written only by the thread that holds `Pool::busy`, while the door
+// is closed and nobody inside (`door` is 0), and read by workers only inside.
 unsafe impl Sync for Shared {}
 // SAFETY: as above; the pointee is `Sync`.
 unsafe impl Send for Shared {}
@@ -64,7 +70,7 @@ impl Pool {
             job: UnsafeCell::new(None),
             parts: AtomicUsize::new(0),
             next: AtomicUsize::new(0),
-            unfinished: AtomicUsize::new(0),
+            door: AtomicUsize::new(0),
             generation: AtomicUsize::new(0),
             panicked: AtomicBool::new(false),
             closing: AtomicBool::new(false),
@@ -100,7 +106,7 @@ impl Pool {
         let job: &(dyn Fn(usize) + Sync) = &part;
         self.publish(parts, job);
         let mine = catch_unwind(AssertUnwindSafe(|| take_parts(&self.shared, job)));
-        self.wait();
+        self.close();
         let theirs = self.shared.panicked.swap(false, Relaxed);
         self.busy.store(false, Release);
         if let Err(panic) = mine {
@@ -133,15 +139,15 @@ impl Pool {
 
     fn publish(&self, parts: usize, job: &(dyn Fn(usize) + Sync)) {
         let shared = &*self.shared;
-        // SAFETY: `busy` is held and `unfinished` is 0, so no worker reads `job`. The lifetime is
-        // erased; `run` does not return before `wait` has seen every worker leave the closure.
+        // SAFETY: `busy` is held and `door` is 0, so no worker reads `job`. The lifetime is
+        // erased; `run` does not return before `close` has seen every worker leave the closure.
         unsafe {
             *shared.job.get() =
                 Some(std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), Job>(job));
         }
         shared.parts.store(parts, Relaxed);
         shared.next.store(0, Relaxed);
-        shared.unfinished.store(self.workers.len(), Relaxed);
+        shared.door.store(OPEN, Release);
         // Sequentially consistent with the worker's "asleep, then look again": one of the two
         // sees the other.
         shared.generation.fetch_add(1, SeqCst);
@@ -152,15 +158,18 @@ impl Pool {
         }
     }
 
-    fn wait(&self) {
+    /// Lets nobody in any more, and waits until nobody is inside.
+    fn close(&self) {
+        let mut inside = self.shared.door.fetch_and(!OPEN, Acquire) & !OPEN;
         let mut spins = 0;
-        while self.shared.unfinished.load(Acquire) > 0 {
+        while inside > 0 {
             spins += 1;
             if spins < SPINS {
                 std::hint::spin_loop();
             } else {
                 std::thread::yield_now();
             }
+            inside = self.shared.door.load(Acquire);
         }
     }
 }
@@ -216,16 +225,25 @@ fn work(shared: &Shared, index: usize) {
         if shared.closing.load(Relaxed) {
             return;
         }
-        // SAFETY: `generation` was published after `job`, and the publisher waits for
-        // `unfinished` before it returns or publishes again.
+        if !enter(shared) {
+            continue;
+        }
+        // SAFETY: this worker is inside: `job` was published before the door opened, and the
+        // publisher waits until it has left before it returns or publishes again.
         let job = unsafe { (*shared.job.get()).map(|job| &*job) };
         if let Some(job) = job
             && catch_unwind(AssertUnwindSafe(|| take_parts(shared, job))).is_err()
         {
             shared.panicked.store(true, Relaxed);
         }
-        shared.unfinished.fetch_sub(1, Release);
+        shared.door.fetch_sub(1, Release);
     }
+}
+
+/// Goes inside the running job, if its door is open.
+fn enter(shared: &Shared) -> bool {
+    let inside = |door| (door & OPEN != 0).then_some(door + 1);
+    shared.door.fetch_update(Acquire, Relaxed, inside).is_ok()
 }
 
 /// Waits until `generation` is not `seen`, spinning first, then asleep.

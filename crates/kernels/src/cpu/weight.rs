@@ -1,8 +1,10 @@
-//! A weight matrix on the processor: the bytes of a file where they lie, or a buffer that is
-//! trained. Either is read as rows of blocks of its [`Format`].
+//! A weight matrix on the processor: packed for the integer dots, the bytes of a file where they
+//! lie, or a buffer that is trained. The latter two are rows of blocks of their [`Format`].
 
 use std::ops::Range;
 
+use super::packed::Packed;
+use super::pool::Pool;
 use super::{CpuBuf, Kernels};
 use crate::{Format, OutOfMemory, WeightData};
 
@@ -11,6 +13,8 @@ use crate::{Format, OutOfMemory, WeightData};
 pub enum CpuWeight {
     /// As the file holds it; mapped files are not copied.
     Frozen(WeightData),
+    /// Quantised, in the order of the kernels.
+    Packed(Packed),
     /// Values that training changes.
     Trainable {
         /// `(rows, cols)`.
@@ -42,11 +46,15 @@ impl<'a> RowBytes<'a> {
 }
 
 impl CpuWeight {
-    /// Takes a weight as it is. Panics where the bytes are not `rows` rows of `cols` values.
-    pub(crate) fn new(data: WeightData) -> Result<Self, OutOfMemory> {
+    /// Packs a weight, or takes it as it is where its format is not packed. Panics where the bytes
+    /// are not `rows` rows of `cols` values.
+    pub(crate) fn new(pool: &Pool, data: WeightData) -> Result<Self, OutOfMemory> {
         let bytes = data.format.row_bytes(data.cols).and_then(|row| row.checked_mul(data.rows));
         assert_eq!(bytes, Some(data.bytes.len()), "{} {} x {}", data.format, data.rows, data.cols);
-        Ok(Self::Frozen(data))
+        match Packed::new(pool, data.format, (data.rows, data.cols), &data.bytes) {
+            Some(packed) => packed.map(Self::Packed),
+            None => Ok(Self::Frozen(data)),
+        }
     }
 
     /// A trainable matrix. Panics where `values` is too short.
@@ -59,7 +67,7 @@ impl CpuWeight {
     /// The values of a trainable matrix.
     pub(crate) fn values_mut(&mut self) -> Option<&mut CpuBuf> {
         match self {
-            Self::Frozen(_) => None,
+            Self::Frozen(_) | Self::Packed(_) => None,
             Self::Trainable { values, .. } => Some(values),
         }
     }
@@ -68,6 +76,7 @@ impl CpuWeight {
     pub fn rows(&self) -> usize {
         match self {
             Self::Frozen(data) => data.rows,
+            Self::Packed(packed) => packed.rows(),
             Self::Trainable { rows, .. } => *rows,
         }
     }
@@ -76,6 +85,7 @@ impl CpuWeight {
     pub fn cols(&self) -> usize {
         match self {
             Self::Frozen(data) => data.cols,
+            Self::Packed(packed) => packed.cols(),
             Self::Trainable { cols, .. } => *cols,
         }
     }
@@ -84,6 +94,7 @@ impl CpuWeight {
     pub fn format(&self) -> Format {
         match self {
             Self::Frozen(data) => data.format,
+            Self::Packed(packed) => packed.format(),
             Self::Trainable { .. } => Format::F32,
         }
     }
@@ -93,15 +104,16 @@ impl CpuWeight {
         self.cols() / self.format().block_len() * self.format().block_bytes()
     }
 
-    /// The bytes of `rows`.
-    pub(super) fn row_range(&self, rows: Range<usize>) -> RowBytes<'_> {
+    /// The bytes of `rows`; `None` where they are packed.
+    pub(super) fn row_range(&self, rows: Range<usize>) -> Option<RowBytes<'_>> {
         let stride = self.row_bytes();
         let all = match self {
             Self::Frozen(data) => &data.bytes,
             Self::Trainable { values, .. } => bytemuck::cast_slice(values),
+            Self::Packed(_) => return None,
         };
         let bytes = &all[rows.start * stride..rows.end * stride];
-        RowBytes { format: self.format(), bytes, stride }
+        Some(RowBytes { format: self.format(), bytes, stride })
     }
 
     /// Values `cols` of `row`; both ends of `cols` lie on blocks.
@@ -112,9 +124,13 @@ impl CpuWeight {
         cols: Range<usize>,
         out: &mut [f32],
     ) {
+        if let Self::Packed(packed) = self {
+            return packed.dequantize_row(row, cols, out);
+        }
         let (len, bytes) = (self.format().block_len(), self.format().block_bytes());
         let blocks = cols.start / len * bytes..cols.end / len * bytes;
-        let row = self.row_range(row..row + 1);
-        (kernels.dequantize)(row.format, &row.bytes[blocks], out);
+        if let Some(row) = self.row_range(row..row + 1) {
+            (kernels.dequantize)(row.format, &row.bytes[blocks], out);
+        }
     }
 }

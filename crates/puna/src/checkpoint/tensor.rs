@@ -35,6 +35,12 @@ impl Tensor {
         self.len() == 0
     }
 
+    /// Gives the memory that reading the bytes took back to the system, where they are those of a
+    /// mapped file. They are read again when used.
+    pub fn let_go(&self) {
+        super::mmap::let_go(&self.bytes);
+    }
+
     /// All values. For small tensors: norms, biases, RoPE divisors.
     pub fn to_f32(&self) -> Vec<f32> {
         let mut values = vec![0.0; self.len()];

@@ -213,8 +213,12 @@ impl<B: Backend> Loader<'_, B> {
         let tensor = self.tensor(name, &[rows, cols])?;
         let format = tensor.format;
         if self.keeps(format) {
-            let bytes = tensor.bytes;
-            return Ok(self.backend.weight(WeightData { format, rows, cols, bytes })?);
+            let bytes = tensor.bytes.clone();
+            let weight = self.backend.weight(WeightData { format, rows, cols, bytes })?;
+            if !self.backend.reads_source(&weight) {
+                tensor.let_go();
+            }
+            return Ok(weight);
         }
         let values = self.upload(&tensor, name)?;
         Ok(self.backend.weight_from(values, rows, cols))

@@ -17,33 +17,17 @@ fn map2(a: [f32; LANES], b: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> [f32; 
 }
 
 #[inline(always)]
-fn map_bytes(a: [u8; 32], b: [u8; 32], f: impl Fn(u8, u8) -> u8) -> [u8; 32] {
-    std::array::from_fn(|i| f(a[i], b[i]))
-}
-
-#[inline(always)]
 fn widen<const N: usize>(src: &[u8], value: impl Fn([u8; N]) -> f32) -> [f32; LANES] {
     let values = &src.as_chunks::<N>().0[..LANES];
     std::array::from_fn(|i| value(values[i]))
 }
 
-/// Sums of four neighbouring products.
-#[inline(always)]
-fn dot_lanes(product: impl Fn(usize) -> i32) -> [f32; LANES] {
-    std::array::from_fn(|lane| (4 * lane..4 * lane + 4).map(&product).sum::<i32>() as f32)
-}
-
-/// The number whose signed bytes are `high` and `low`.
-#[inline(always)]
-fn joined(high: u8, low: u8) -> i32 {
-    128 * i32::from(high as i8) + i32::from(low as i8)
-}
-
 impl Isa for Scalar {
     type F32 = [f32; LANES];
-    type Bytes = [u8; 32];
+    type Ints = [u32; LANES];
     const LANES: usize = LANES;
     const FOUR_ROWS: bool = false;
+    const BYTE_ZERO: i32 = 0;
 
     #[inline(never)]
     fn call<P: Piece>(self, piece: P) -> P::Output {
@@ -140,67 +124,70 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
-    fn f16(self, bits: u16) -> f32 {
-        F16::from_bits(bits).to_f32()
-    }
-    #[inline(always)]
-    fn splat_halves(self, low: f32, high: f32) -> Self::F32 {
-        std::array::from_fn(|i| if i < LANES / 2 { low } else { high })
-    }
-    #[inline(always)]
     fn transpose(self, rows: [Self::F32; 8]) -> [Self::F32; 8] {
         std::array::from_fn(|i| std::array::from_fn(|j| rows[j][i]))
     }
     #[inline(always)]
-    fn splat_byte(self, value: u8) -> Self::Bytes {
-        [value; 32]
+    fn splat_int(self, value: i32) -> Self::Ints {
+        [value as u32; LANES]
     }
     #[inline(always)]
-    fn load_bytes(self, src: &[u8; 32]) -> Self::Bytes {
-        *src
+    fn load_ints(self, src: &[u8]) -> Self::Ints {
+        let dwords = &src.as_chunks::<4>().0[..LANES];
+        std::array::from_fn(|i| u32::from_le_bytes(dwords[i]))
     }
     #[inline(always)]
-    fn load_nibbles(self, src: &[u8; 16]) -> Self::Bytes {
-        std::array::from_fn(|i| if i < 16 { src[i] & 15 } else { src[i - 16] >> 4 })
+    fn load_signed_bytes(self, src: &[u8]) -> Self::F32 {
+        std::array::from_fn(|i| f32::from(src[..LANES][i] as i8))
     }
     #[inline(always)]
-    fn expand_bits(self, bits: u32) -> Self::Bytes {
-        std::array::from_fn(|i| if bits >> i & 1 == 1 { 255 } else { 0 })
+    fn load_halves_of_bytes(self, src: &[u8]) -> (Self::F32, Self::F32) {
+        let src = &src[..LANES];
+        (
+            std::array::from_fn(|i| f32::from(src[i] & 15)),
+            std::array::from_fn(|i| f32::from(src[i] >> 4)),
+        )
     }
     #[inline(always)]
-    fn and(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
-        map_bytes(a, b, |a, b| a & b)
+    fn bits<const FROM: i32, const N: i32>(self, v: Self::Ints) -> Self::Ints {
+        v.map(|v| v >> FROM & (0x0101_0101 * ((1 << N) - 1)))
     }
     #[inline(always)]
-    fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
-        map_bytes(a, b, |a, b| a | b)
+    fn or_up<const N: i32>(self, a: Self::Ints, b: Self::Ints) -> Self::Ints {
+        std::array::from_fn(|i| a[i] | b[i] << N)
     }
     #[inline(always)]
-    fn shift_down<const N: i32>(self, v: Self::Bytes) -> Self::Bytes {
-        v.map(|v| v >> N)
+    fn look_up(self, table: &[i8; 16], v: Self::Ints) -> Self::Ints {
+        v.map(|v| {
+            u32::from_le_bytes(v.to_le_bytes().map(|b| table[usize::from(b & 15)] as u8 ^ 128))
+        })
     }
     #[inline(always)]
-    fn shift_up<const N: i32>(self, v: Self::Bytes) -> Self::Bytes {
-        v.map(|v| v << N)
-    }
-    #[inline(always)]
-    fn equal(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
-        map_bytes(a, b, |a, b| if a == b { 255 } else { 0 })
-    }
-    #[inline(always)]
-    fn look_up(self, table: &[i8; 16], v: Self::Bytes) -> Self::Bytes {
-        v.map(|v| table[usize::from(v & 15)] as u8)
+    fn byte<const N: i32>(self, v: Self::Ints) -> Self::F32 {
+        v.map(|v| (v >> (8 * N) & 255) as f32)
     }
     #[inline(always)]
     fn narrow(self, src: &[f32; 32], dst: &mut [u8; 32]) {
         *dst = src.map(|v| v as i8 as u8);
     }
     #[inline(always)]
-    fn dot_unsigned(self, u: Self::Bytes, high: Self::Bytes, low: Self::Bytes) -> Self::F32 {
-        dot_lanes(|i| i32::from(u[i]) * joined(high[i], low[i]))
+    fn dot<const MAX: i32>(self, codes: &[Self::Ints], x: &[[u8; 4]]) -> Self::Ints {
+        self.dot_bytes(codes, x)
     }
     #[inline(always)]
-    fn dot_signed(self, s: Self::Bytes, high: Self::Bytes, low: Self::Bytes) -> Self::F32 {
-        dot_lanes(|i| i32::from(s[i] as i8) * joined(high[i], low[i]))
+    fn dot_bytes(self, codes: &[Self::Ints], x: &[[u8; 4]]) -> Self::Ints {
+        let mut sums = [0i32; LANES];
+        for (codes, x) in codes.iter().zip(x) {
+            for (sum, code) in sums.iter_mut().zip(codes) {
+                for (code, x) in code.to_le_bytes().iter().zip(x) {
+                    *sum += i32::from(*code) * i32::from(*x as i8);
+                }
+            }
+        }
+        sums.map(|sum| sum as u32)
+    }
+    #[inline(always)]
+    fn combine(self, high: Self::Ints, low: Self::Ints, add: i32) -> Self::F32 {
+        std::array::from_fn(|i| (128 * high[i] as i32 + low[i] as i32 + add) as f32)
     }
 }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::*;
+use crate::cpu::pool::Pool;
 use crate::cpu::{CpuOptions, embed, isa};
 use crate::{OutOfMemory, WeightData};
 
@@ -35,6 +36,16 @@ impl Noise {
 
     /// Any bits under scales of 2^-7 to 2^-3, of either sign.
     fn weight(&mut self, format: Format, rows: usize, cols: usize) -> CpuWeight {
+        self.weight_and_values(format, rows, cols).0
+    }
+
+    /// Likewise, and its `(rows, cols)` values by the format's own reference.
+    fn weight_and_values(
+        &mut self,
+        format: Format,
+        rows: usize,
+        cols: usize,
+    ) -> (CpuWeight, Vec<f32>) {
         let len = rows * format.row_bytes(cols).unwrap();
         let mut bytes: Vec<u8> = (0..=len).map(|_| self.next() as u8).collect();
         for block in bytes[1..].chunks_exact_mut(format.block_bytes()) {
@@ -42,7 +53,10 @@ impl Noise {
         }
         // An odd address: files promise no alignment.
         let bytes = Bytes::from(bytes).slice(1..);
-        CpuWeight::new(WeightData { format, rows, cols, bytes }).unwrap()
+        let mut values = vec![0.0; rows * cols];
+        format.dequantize(&bytes, &mut values);
+        let data = WeightData { format, rows, cols, bytes };
+        (CpuWeight::new(&Pool::new(2), data).unwrap(), values)
     }
 
     fn usual_scales(&mut self, format: Format, block: &mut [u8]) {
@@ -93,13 +107,6 @@ fn cpu(isa: &str, threads: usize, exact: bool) -> Cpu {
     Cpu::new(&CpuOptions { threads, isa: Some(isa.to_owned()), exact }).unwrap()
 }
 
-/// `(rows, cols)` of the weight by the format's own reference.
-fn reference(weight: &CpuWeight) -> Vec<f32> {
-    let mut out = vec![0.0; weight.rows() * weight.cols()];
-    weight.format().dequantize(weight.row_range(0..weight.rows()).bytes, &mut out);
-    out
-}
-
 /// `Σ a b` and `Σ |a b|` over `len` products.
 fn sums(len: usize, product: impl Fn(usize) -> (f32, f32)) -> (f64, f64) {
     (0..len).map(product).fold((0.0, 0.0), |(sum, size), (a, b)| {
@@ -136,7 +143,7 @@ fn check_forward(cpu: &Cpu, weight: &CpuWeight, w: &[f32], x: &CpuBuf, rows: usi
     let (out, cols) = (weight.rows(), weight.cols());
     let mut y = poisoned(rows * out + 3);
     forward(cpu, x, rows, Dtype::F32, &mut [(weight, &mut y)]);
-    let path = Path::of(cpu, weight.format(), rows);
+    let path = Path::of(cpu, weight, rows);
     let (mut error_squares, mut natural_squares) = (0.0, 0.0);
     for (i, y) in y[..rows * out].iter().enumerate() {
         let (x, w) = (&x[i / out * cols..][..cols], &w[i % out * cols..][..cols]);
@@ -168,8 +175,7 @@ fn forward_agrees_with_the_oracle_for_every_format() {
             let mut noise = Noise(format as u64);
             for cols in widths(format) {
                 for out in OUTS {
-                    let weight = noise.weight(format, out, cols);
-                    let w = reference(&weight);
+                    let (weight, w) = noise.weight_and_values(format, out, cols);
                     let x = noise.buf(100 * cols);
                     for rows in ROWS {
                         backends.iter().for_each(|cpu| check_forward(cpu, &weight, &w, &x, rows));
@@ -189,9 +195,8 @@ fn backward_of_the_input_agrees_with_the_oracle_for_every_format() {
             for (cols, (out, rows)) in
                 widths(format).into_iter().zip([(1, 7), (17, 1), (250, 33), (300, 2), (48, 100)])
             {
-                let weight = noise.weight(format, out, cols);
-                let (w, dy, before) =
-                    (reference(&weight), noise.buf(rows * out), noise.buf(rows * cols));
+                let (weight, w) = noise.weight_and_values(format, out, cols);
+                let (dy, before) = (noise.buf(rows * out), noise.buf(rows * cols));
                 let mut dx = zeros(rows * cols);
                 dx.copy_from_slice(&before);
                 backward_input(&cpu, &dy, rows, &weight, &mut dx);
@@ -235,10 +240,10 @@ fn blocks_of_rows_and_depth_join() {
     let mut noise = Noise(8);
     let (rows, cols, out) = (530, 4400, 18);
     let cpu = cpu(isa::names()[0], 2, false);
-    let weight = noise.weight(Format::F32, out, cols);
-    check_forward(&cpu, &weight, &reference(&weight), &noise.buf(rows * cols), rows);
-    let weight = noise.weight(Format::Q4_0, 4400, 32);
-    let (w, dy) = (reference(&weight), noise.buf(3 * 4400));
+    let (weight, w) = noise.weight_and_values(Format::F32, out, cols);
+    check_forward(&cpu, &weight, &w, &noise.buf(rows * cols), rows);
+    let (weight, w) = noise.weight_and_values(Format::Q4_0, 4400, 32);
+    let dy = noise.buf(3 * 4400);
     let mut dx = zeros(3 * 32);
     backward_input(&cpu, &dy, 3, &weight, &mut dx);
     for (i, dx) in dx.iter().enumerate() {
@@ -292,7 +297,7 @@ fn rows_of_a_batch_are_the_bits_of_a_row_alone() {
             }
             let fast = cpu(isa, 2, false);
             for rows in 2..=FEW_INTEGER {
-                if Path::of(&fast, format, rows) == Path::of(&fast, format, 1) {
+                if Path::of(&fast, &weight, rows) == Path::of(&fast, &weight, 1) {
                     let one = run(&fast, 1);
                     assert!(run(&fast, rows)[..out] == one, "{isa} {format} {rows}");
                 }
@@ -378,8 +383,7 @@ fn embedding_and_its_backward() {
     for isa in isa::names() {
         let cpu = cpu(isa, 3, false);
         for format in Format::ALL {
-            let table = Noise(6).weight(format, 9, 256);
-            let values = reference(&table);
+            let (table, values) = Noise(6).weight_and_values(format, 9, 256);
             let ids = [8, 0, 3, 3, 8];
             let mut y = poisoned(5 * 256);
             embed::forward(&cpu, &table, &ids, Dtype::F32, &mut y);

@@ -1,16 +1,17 @@
 //! Rows of activations as whole numbers, each 32 under one scale: what the integer dots of every
 //! weight format read. In: `x` `(rows, cols)`. Out: `n = round(x / scale)`,
-//! `scale = max|x| / 16256`, split into signed bytes `n = 128 high + low`, and `scale Σ n` of each
-//! 16 for the formats whose weights have an offset.
+//! `scale = max|x| / 16256`, split into signed bytes `n = 128 high + low` in the order of packed
+//! weights, and `Σ n` of each 16 for the formats whose weights have an offset.
 //!
 //! Fifteen bits where eight are usual: a second dot with the low bytes costs little beside reading
 //! the weights, and the result is that of `f32` activations to some 1e-5. Eight bits move the
 //! perplexity of a small model by up to 1 %.
 
-// Plain loops, for the reason given in `dot_integer`.
+// Plain loops, for the reason given in `dot_packed`.
 #![allow(clippy::needless_range_loop, reason = "see above")]
 
 use crate::cpu::isa::Isa;
+use crate::cpu::packed::ORDER;
 
 /// Activations that share one scale.
 pub(crate) const GROUP: usize = 32;
@@ -21,7 +22,7 @@ const SMALLEST: f32 = 1e-30;
 /// The largest number: `128 * 127`.
 const LARGEST: f32 = 16_256.0;
 
-/// Thirty-two numbers `128 high + low`, both signed bytes, aligned to their vectors.
+/// Thirty-two numbers `128 high + low` in [`ORDER`], both signed bytes.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(align(64))]
 pub(crate) struct Group {
@@ -36,18 +37,18 @@ pub(crate) struct Group {
 pub(crate) struct SplitRows {
     /// Groups in a row.
     per_row: usize,
-    quants: Vec<Group>,
+    numbers: Vec<Group>,
     scales: Vec<f32>,
-    /// Sums of the first and the second sixteen of each group.
-    sums: Vec<[f32; 2]>,
+    /// `Σ n` of the first and the second sixteen of each group.
+    totals: Vec<[i32; 2]>,
 }
 
 /// One row of [`SplitRows`], an entry for each group.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SplitRow<'a> {
-    pub(crate) quants: &'a [Group],
+    pub(crate) numbers: &'a [Group],
     pub(crate) scales: &'a [f32],
-    pub(crate) sums: &'a [[f32; 2]],
+    pub(crate) totals: &'a [[i32; 2]],
 }
 
 impl SplitRows {
@@ -56,17 +57,17 @@ impl SplitRows {
     pub(crate) fn row(&self, index: usize) -> SplitRow<'_> {
         let groups = index * self.per_row..(index + 1) * self.per_row;
         SplitRow {
-            quants: &self.quants[groups.clone()],
+            numbers: &self.numbers[groups.clone()],
             scales: &self.scales[groups.clone()],
-            sums: &self.sums[groups],
+            totals: &self.totals[groups],
         }
     }
 
     fn resize(&mut self, rows: usize, per_row: usize) {
         self.per_row = per_row;
-        self.quants.resize(rows * per_row, Group::default());
+        self.numbers.resize(rows * per_row, Group::default());
         self.scales.resize(rows * per_row, 0.0);
-        self.sums.resize(rows * per_row, [0.0; 2]);
+        self.totals.resize(rows * per_row, [0; 2]);
     }
 }
 
@@ -76,7 +77,7 @@ pub(crate) fn quantize<I: Isa>(isa: I, x: &[f32], cols: usize, out: &mut SplitRo
     assert!(cols > 0 && cols.is_multiple_of(GROUP) && x.len().is_multiple_of(cols));
     out.resize(x.len() / cols, cols / GROUP);
     for (i, x) in x.as_chunks().0.iter().enumerate() {
-        quantize_group(isa, x, &mut out.quants[i], &mut out.scales[i], &mut out.sums[i]);
+        quantize_group(isa, x, &mut out.numbers[i], &mut out.scales[i], &mut out.totals[i]);
     }
 }
 
@@ -86,7 +87,7 @@ fn quantize_group<I: Isa>(
     x: &[f32; GROUP],
     q: &mut Group,
     scale: &mut f32,
-    sums: &mut [f32; 2],
+    totals: &mut [i32; 2],
 ) {
     let (mut top, mut poison) = (isa.splat(0.0), isa.splat(0.0));
     for at in (0..GROUP).step_by(I::LANES) {
@@ -107,14 +108,26 @@ fn quantize_group<I: Isa>(
         isa.store(top, &mut high[at..]);
         isa.store(isa.fma(top, isa.splat(-128.0), n), &mut low[at..]);
     }
-    isa.narrow(&high, &mut q.high);
-    isa.narrow(&low, &mut q.low);
+    q.high = narrow(isa, &high);
+    q.low = narrow(isa, &low);
     // Whole numbers below 2^24: exact in any order.
     for half in 0..2 {
         let mut total = isa.splat(0.0);
         for at in (0..GROUP / 2).step_by(I::LANES) {
             total = isa.add(total, isa.load(&numbers[half * GROUP / 2 + at..]));
         }
-        sums[half] = *scale * isa.reduce_sum(total);
+        totals[half] = isa.reduce_sum(total) as i32;
     }
+}
+
+/// Whole numbers as signed bytes in [`ORDER`].
+#[inline(always)]
+fn narrow<I: Isa>(isa: I, numbers: &[f32; GROUP]) -> [u8; GROUP] {
+    let mut bytes = [0; GROUP];
+    isa.narrow(numbers, &mut bytes);
+    let mut ordered = [0; GROUP];
+    for p in 0..GROUP {
+        ordered[p] = bytes[ORDER[p]];
+    }
+    ordered
 }

@@ -13,7 +13,7 @@ pub(crate) mod attention;
 pub(crate) mod bias;
 pub(crate) mod cross_entropy;
 pub(crate) mod dot_float;
-pub(crate) mod dot_integer;
+pub(crate) mod dot_packed;
 pub(crate) mod elementwise;
 pub(crate) mod gather_rows;
 pub(crate) mod panel;

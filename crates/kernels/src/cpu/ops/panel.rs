@@ -7,8 +7,13 @@
 // closures are compiled without the features of the instruction set, and may stay calls.
 #![allow(clippy::needless_range_loop, reason = "see above")]
 
+use std::marker::PhantomData;
+
+use super::dot_packed::{Factors, planes, unpack};
 use crate::Format;
 use crate::cpu::isa::{Isa, Piece};
+use crate::cpu::packed::codes::{self, Coded, CodedVisitor};
+use crate::cpu::packed::{Layout, ORDER};
 use crate::format::{Block, BlockVisitor};
 
 /// Rows of a strip of `A`.
@@ -175,5 +180,81 @@ impl<B: Block> Piece for Blocks<'_, B> {
     #[inline(always)]
     fn run<I: Isa>(self, _: I) {
         B::dequantize_row(self.blocks, self.out);
+    }
+}
+
+/// The weights of packed blocks of sixteen rows, as a panel `[depth][16]`.
+#[inline(always)]
+pub(crate) fn from_packed<I: Isa>(isa: I, format: Format, blocks: &[u8], panel: &mut [f32]) {
+    let done = codes::visit(format, FromPacked { isa, blocks, panel });
+    debug_assert!(done.is_some(), "a packed format");
+}
+
+struct FromPacked<'a, I> {
+    isa: I,
+    blocks: &'a [u8],
+    panel: &'a mut [f32],
+}
+
+impl<I: Isa> CodedVisitor for FromPacked<'_, I> {
+    type Output = ();
+
+    #[inline(always)]
+    fn visit<B: Coded>(self) {
+        let Self { isa, blocks, panel } = self;
+        isa.call(Panel::<B> { blocks, panel, format: PhantomData });
+    }
+}
+
+/// [`from_packed`] of one format.
+struct Panel<'a, B> {
+    blocks: &'a [u8],
+    panel: &'a mut [f32],
+    format: PhantomData<B>,
+}
+
+impl<B: Coded> Piece for Panel<'_, B> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let blocks = self.blocks.chunks_exact(Layout::<B>::BYTES);
+        for (block, panel) in blocks.zip(self.panel.chunks_exact_mut(B::LEN * PANEL)) {
+            for lane in (0..PANEL).step_by(I::LANES) {
+                let factors = Factors::load::<B>(isa, block, lane);
+                for g in 0..Layout::<B>::GROUPS {
+                    let codes = unpack::<I, B>(isa, planes::<B>(block, g), lane);
+                    for half in 0..2 {
+                        let panel = &mut panel[(32 * g + 16 * half) * PANEL + lane..];
+                        let part = (32 * g + 16 * half) / Layout::<B>::PART_LEN;
+                        let factors = factors.part::<B>(isa, part);
+                        for i in 0..4 {
+                            store_dword::<I, B>(isa, codes[4 * half + i], factors, i, panel);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The four weights of dword `i` of sixteen weights to their rows of the panel.
+#[inline(always)]
+fn store_dword<I: Isa, B: Coded>(
+    isa: I,
+    codes: I::Ints,
+    (scale, offset): (I::F32, I::F32),
+    i: usize,
+    panel: &mut [f32],
+) {
+    let zero = isa.splat(B::ZERO as f32);
+    let bytes =
+        [isa.byte::<0>(codes), isa.byte::<1>(codes), isa.byte::<2>(codes), isa.byte::<3>(codes)];
+    for j in 0..4 {
+        let mut w = isa.mul(scale, isa.sub(bytes[j], zero));
+        if B::MINIMUM {
+            w = isa.add(w, offset);
+        }
+        isa.store(w, &mut panel[ORDER[4 * i + j] * PANEL..]);
     }
 }

@@ -22,9 +22,10 @@ const LANES: usize = 8;
 
 impl Isa for Avx2 {
     type F32 = __m256;
-    type Bytes = __m256i;
+    type Ints = __m256i;
     const LANES: usize = LANES;
     const FOUR_ROWS: bool = true;
+    const BYTE_ZERO: i32 = 128;
 
     #[inline(always)]
     fn call<P: Piece>(self, piece: P) -> P::Output {
@@ -185,16 +186,6 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn f16(self, bits: u16) -> f32 {
-        // SAFETY: the token proves f16c.
-        unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits)))) }
-    }
-    #[inline(always)]
-    fn splat_halves(self, low: f32, high: f32) -> __m256 {
-        // SAFETY: the token proves avx.
-        unsafe { _mm256_set_m128(_mm_set1_ps(high), _mm_set1_ps(low)) }
-    }
-    #[inline(always)]
     fn transpose(self, [a, b, c, d, e, f, g, h]: [__m256; 8]) -> [__m256; 8] {
         // SAFETY: the token proves avx.
         unsafe {
@@ -232,71 +223,65 @@ impl Isa for Avx2 {
         }
     }
     #[inline(always)]
-    fn splat_byte(self, value: u8) -> __m256i {
+    fn splat_int(self, value: i32) -> __m256i {
         // SAFETY: the token proves avx2.
-        unsafe { _mm256_set1_epi8(value as i8) }
+        unsafe { _mm256_set1_epi32(value) }
     }
     #[inline(always)]
-    fn load_bytes(self, src: &[u8; 32]) -> __m256i {
+    fn load_ints(self, src: &[u8]) -> __m256i {
+        let src = &src[..4 * LANES];
         // SAFETY: the token proves avx2; `src` holds 32 bytes.
         unsafe { _mm256_loadu_si256(src.as_ptr().cast()) }
     }
     #[inline(always)]
-    fn load_nibbles(self, src: &[u8; 16]) -> __m256i {
-        // SAFETY: the token proves avx2; `src` holds sixteen bytes.
+    fn load_signed_bytes(self, src: &[u8]) -> __m256 {
+        let src = &src[..LANES];
+        // SAFETY: the token proves avx2; `src` holds eight bytes.
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(src.as_ptr().cast()))) }
+    }
+    #[inline(always)]
+    fn load_halves_of_bytes(self, src: &[u8]) -> (__m256, __m256) {
+        let src = &src[..LANES];
+        // SAFETY: the token proves avx2; `src` holds eight bytes.
         unsafe {
-            let low = _mm_loadu_si128(src.as_ptr().cast());
-            let both = _mm256_set_m128i(_mm_srli_epi16::<4>(low), low);
-            _mm256_and_si256(both, _mm256_set1_epi8(15))
+            let both = _mm256_cvtepu8_epi32(_mm_loadl_epi64(src.as_ptr().cast()));
+            let low = _mm256_and_si256(both, _mm256_set1_epi32(15));
+            (_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(_mm256_srli_epi32::<4>(both)))
         }
     }
     #[inline(always)]
-    fn expand_bits(self, bits: u32) -> __m256i {
+    fn bits<const FROM: i32, const N: i32>(self, v: __m256i) -> __m256i {
         // SAFETY: the token proves avx2.
         unsafe {
-            // Byte `i` takes the byte that holds bit `i`, and all its other bits are set.
-            let from = _mm256_set_epi64x(
-                0x0303_0303_0303_0303,
-                0x0202_0202_0202_0202,
-                0x0101_0101_0101_0101,
-                0,
-            );
-            let spread = _mm256_shuffle_epi8(_mm256_set1_epi32(bits as i32), from);
-            let others = _mm256_set1_epi64x(0x7fbf_dfef_f7fb_fdfe);
-            _mm256_cmpeq_epi8(_mm256_or_si256(spread, others), _mm256_set1_epi8(-1))
+            let moved = _mm256_srli_epi32::<FROM>(v);
+            _mm256_and_si256(moved, _mm256_set1_epi8((1 << N) - 1))
         }
     }
     #[inline(always)]
-    fn and(self, a: __m256i, b: __m256i) -> __m256i {
+    fn or_up<const N: i32>(self, a: __m256i, b: __m256i) -> __m256i {
         // SAFETY: the token proves avx2.
-        unsafe { _mm256_and_si256(a, b) }
-    }
-    #[inline(always)]
-    fn or(self, a: __m256i, b: __m256i) -> __m256i {
-        // SAFETY: the token proves avx2.
-        unsafe { _mm256_or_si256(a, b) }
-    }
-    #[inline(always)]
-    fn shift_down<const N: i32>(self, v: __m256i) -> __m256i {
-        // SAFETY: the token proves avx2.
-        unsafe { _mm256_and_si256(_mm256_srli_epi16::<N>(v), _mm256_set1_epi8((255u8 >> N) as i8)) }
-    }
-    #[inline(always)]
-    fn shift_up<const N: i32>(self, v: __m256i) -> __m256i {
-        // SAFETY: the token proves avx2.
-        unsafe { _mm256_slli_epi16::<N>(v) }
-    }
-    #[inline(always)]
-    fn equal(self, a: __m256i, b: __m256i) -> __m256i {
-        // SAFETY: the token proves avx2.
-        unsafe { _mm256_cmpeq_epi8(a, b) }
+        unsafe { _mm256_or_si256(a, _mm256_slli_epi32::<N>(b)) }
     }
     #[inline(always)]
     fn look_up(self, table: &[i8; 16], v: __m256i) -> __m256i {
         // SAFETY: the token proves avx2; `table` holds sixteen bytes.
         unsafe {
             let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
-            _mm256_shuffle_epi8(table, v)
+            let biased = _mm256_xor_si256(table, _mm256_set1_epi8(i8::MIN));
+            _mm256_shuffle_epi8(biased, v)
+        }
+    }
+    #[inline(always)]
+    fn byte<const N: i32>(self, v: __m256i) -> __m256 {
+        // SAFETY: the token proves avx2.
+        unsafe {
+            let moved = match N {
+                0 => v,
+                1 => _mm256_srli_epi32::<8>(v),
+                2 => _mm256_srli_epi32::<16>(v),
+                _ => _mm256_srli_epi32::<24>(v),
+            };
+            _mm256_cvtepi32_ps(_mm256_and_si256(moved, _mm256_set1_epi32(255)))
         }
     }
     #[inline(always)]
@@ -313,25 +298,57 @@ impl Isa for Avx2 {
         }
     }
     #[inline(always)]
-    fn dot_unsigned(self, u: __m256i, high: __m256i, low: __m256i) -> __m256 {
+    fn dot<const MAX: i32>(self, codes: &[__m256i], x: &[[u8; 4]]) -> __m256i {
         // SAFETY: the token proves avx2.
         unsafe {
-            // At most 2 * 127 * 127 in magnitude: the sixteen-bit sums do not saturate.
-            let high = _mm256_madd_epi16(_mm256_maddubs_epi16(u, high), _mm256_set1_epi16(128));
-            let low = _mm256_madd_epi16(_mm256_maddubs_epi16(u, low), _mm256_set1_epi16(1));
-            _mm256_cvtepi32_ps(_mm256_add_epi32(high, low))
+            let ones = _mm256_set1_epi16(1);
+            // Each product of pairs is at most 2 * 127 * MAX: so many fit into sixteen bits.
+            let fit = (32_767 / (254 * MAX)) as usize;
+            let mut sum = _mm256_setzero_si256();
+            let mut i = 0;
+            while i < codes.len() {
+                let mut pairs = _mm256_maddubs_epi16(codes[i], broadcast(x[i]));
+                let end = if i + fit < codes.len() { i + fit } else { codes.len() };
+                i += 1;
+                while i < end {
+                    let more = _mm256_maddubs_epi16(codes[i], broadcast(x[i]));
+                    pairs = _mm256_add_epi16(pairs, more);
+                    i += 1;
+                }
+                sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones));
+            }
+            sum
         }
     }
     #[inline(always)]
-    fn dot_signed(self, s: __m256i, high: __m256i, low: __m256i) -> __m256 {
+    fn dot_bytes(self, codes: &[__m256i], x: &[[u8; 4]]) -> __m256i {
         // SAFETY: the token proves avx2.
         unsafe {
-            // |s| is at most 128 as an unsigned byte, `high` at most 127: 2 * 128 * 127 fits.
-            let (size, high) = (_mm256_sign_epi8(s, s), _mm256_sign_epi8(high, s));
-            let high = _mm256_madd_epi16(_mm256_maddubs_epi16(size, high), _mm256_set1_epi16(128));
-            let low = _mm256_maddubs_epi16(size, _mm256_sign_epi8(low, s));
-            let low = _mm256_madd_epi16(low, _mm256_set1_epi16(1));
-            _mm256_cvtepi32_ps(_mm256_add_epi32(high, low))
+            let ones = _mm256_set1_epi16(1);
+            let mut sum = _mm256_setzero_si256();
+            for (code, x) in codes.iter().zip(x) {
+                let number = _mm256_xor_si256(*code, _mm256_set1_epi8(i8::MIN));
+                // Magnitudes are at most 128, `x` at most 127: 2 * 128 * 127 fits.
+                let x = _mm256_sign_epi8(broadcast(*x), number);
+                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(number), x);
+                sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones));
+            }
+            sum
         }
     }
+    #[inline(always)]
+    fn combine(self, high: __m256i, low: __m256i, add: i32) -> __m256 {
+        // SAFETY: the token proves avx2.
+        unsafe {
+            let low = _mm256_add_epi32(low, _mm256_set1_epi32(add));
+            _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_slli_epi32::<7>(high), low))
+        }
+    }
+}
+
+/// The same dword in every lane.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn broadcast(x: [u8; 4]) -> __m256i {
+    _mm256_set1_epi32(i32::from_le_bytes(x))
 }

@@ -1,0 +1,329 @@
+//! A few rows of activations against groups of packed weights: `y = Σ w x` in whole numbers.
+//!
+//! Each part of a block has `w = scale (code - zero) + offset`, its activations `x = s n`. So a
+//! part adds `scale s (Σ code n - zero Σ n) + offset Σ x`: the first sum in whole numbers, the
+//! other two ready beside the activations. A vector holds one number of each of its rows, so that
+//! scales need no spreading and sums no reduction. Weights are unpacked once for all rows of `x`.
+
+// Plain loops over constant ranges unroll, and sums stay in registers. Iterator adaptors and
+// closures are compiled without the features of the instruction set, and may stay calls.
+#![allow(clippy::needless_range_loop, reason = "see above")]
+
+use std::marker::PhantomData;
+
+use super::activations::{SplitRow, SplitRows};
+use crate::Format;
+use crate::cpu::isa::{Isa, Piece};
+use crate::cpu::packed::codes::{self, Coded, CodedVisitor, Parts};
+use crate::cpu::packed::{GROUP_ROWS, Layout};
+
+/// Rows of activations that one pass over the weights serves.
+pub(crate) const MAX_ROWS: usize = 4;
+
+/// Some groups of sixteen rows of a packed weight.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Groups<'a> {
+    /// Encoding.
+    pub(crate) format: Format,
+    /// The groups, one after the other.
+    pub(crate) bytes: &'a [u8],
+    /// Bytes of one.
+    pub(crate) stride: usize,
+}
+
+/// `y[m][n] = Σ_k weights[n][k] x[first + m][k]` for the rows `n` of `weights` that `y` has; `y`
+/// holds at most [`MAX_ROWS`] rows of equal length.
+#[inline(always)]
+pub(crate) fn rows<I: Isa>(
+    isa: I,
+    weights: Groups<'_>,
+    x: &SplitRows,
+    first: usize,
+    y: &mut [&mut [f32]],
+) {
+    let done = codes::visit(weights.format, Rows { isa, weights, x, first, y });
+    debug_assert!(done.is_some(), "a packed format");
+}
+
+struct Rows<'a, 'y, I> {
+    isa: I,
+    weights: Groups<'a>,
+    x: &'a SplitRows,
+    first: usize,
+    y: &'a mut [&'y mut [f32]],
+}
+
+impl<I: Isa> CodedVisitor for Rows<'_, '_, I> {
+    type Output = ();
+
+    #[inline(always)]
+    fn visit<B: Coded>(self) {
+        let Self { isa, weights, x, first, y } = self;
+        isa.call(RowsOf::<B> { weights, x, first, y, format: PhantomData });
+    }
+}
+
+/// [`rows`] of one format.
+struct RowsOf<'a, 'y, B> {
+    weights: Groups<'a>,
+    x: &'a SplitRows,
+    first: usize,
+    y: &'a mut [&'y mut [f32]],
+    format: PhantomData<B>,
+}
+
+impl<B: Coded> Piece for RowsOf<'_, '_, B> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let Self { weights, x, first, y, .. } = self;
+        if !I::FOUR_ROWS {
+            for m in 0..y.len() {
+                rows_of::<I, B, 1>(isa, weights, x, first + m, &mut y[m..=m]);
+            }
+            return;
+        }
+        match y.len() {
+            1 => rows_of::<I, B, 1>(isa, weights, x, first, y),
+            2 => rows_of::<I, B, 2>(isa, weights, x, first, y),
+            3 => rows_of::<I, B, 3>(isa, weights, x, first, y),
+            _ => rows_of::<I, B, 4>(isa, weights, x, first, y),
+        }
+    }
+}
+
+#[inline(always)]
+fn rows_of<I: Isa, B: Coded, const M: usize>(
+    isa: I,
+    weights: Groups<'_>,
+    x: &SplitRows,
+    first: usize,
+    y: &mut [&mut [f32]],
+) {
+    assert_eq!(y.len(), M);
+    let mut rows = [x.row(first); M];
+    for m in 1..M {
+        rows[m] = x.row(first + m);
+    }
+    for (group, bytes) in weights.bytes.chunks_exact(weights.stride).enumerate() {
+        let sums = dot::<I, B, M>(isa, bytes, rows);
+        for m in 0..M {
+            let y = &mut y[m][group * GROUP_ROWS..];
+            let n = y.len().min(GROUP_ROWS);
+            y[..n].copy_from_slice(&sums[m][..n]);
+        }
+    }
+}
+
+/// `M` rows of activations times the sixteen rows of a group.
+#[inline(always)]
+fn dot<I: Isa, B: Coded, const M: usize>(
+    isa: I,
+    group: &[u8],
+    x: [SplitRow<'_>; M],
+) -> [[f32; GROUP_ROWS]; M] {
+    let mut sums = [[isa.splat(0.0); 2]; M];
+    for (b, block) in group.chunks_exact(Layout::<B>::BYTES).enumerate() {
+        for v in 0..GROUP_ROWS / I::LANES {
+            let factors = Factors::load::<B>(isa, block, v * I::LANES);
+            for g in 0..Layout::<B>::GROUPS {
+                let codes = unpack::<I, B>(isa, planes::<B>(block, g), v * I::LANES);
+                let at = b * Layout::<B>::GROUPS + g;
+                for m in 0..M {
+                    sums[m][v] =
+                        add_group::<I, B>(isa, (&factors, g), &codes, (&x[m], at), sums[m][v]);
+                }
+            }
+        }
+    }
+    let mut out = [[0.0; GROUP_ROWS]; M];
+    for m in 0..M {
+        for v in 0..GROUP_ROWS / I::LANES {
+            isa.store(sums[m][v], &mut out[m][v * I::LANES..]);
+        }
+    }
+    out
+}
+
+/// What 32 weights of each row add to `sum`.
+#[inline(always)]
+fn add_group<I: Isa, B: Coded>(
+    isa: I,
+    (factors, g): (&Factors<'_, I>, usize),
+    codes: &[I::Ints; 8],
+    (x, at): (&SplitRow<'_>, usize),
+    mut sum: I::F32,
+) -> I::F32 {
+    let (numbers, scale) = (&x.numbers[at], isa.splat(x.scales[at]));
+    let (high, low) = (numbers.high.as_chunks::<4>().0, numbers.low.as_chunks::<4>().0);
+    let zero = zero::<I, B>();
+    if Layout::<B>::PART_LEN == 16 {
+        for half in 0..2 {
+            let (scales, offsets) = factors.part::<B>(isa, 2 * g + half);
+            let total = x.totals[at][half];
+            let range = 4 * half..4 * half + 4;
+            let codes = &codes[range.clone()];
+            let high = dot_codes::<I, B>(isa, codes, &high[range.clone()]);
+            let low = dot_codes::<I, B>(isa, codes, &low[range]);
+            let number = isa.combine(high, low, -zero * total);
+            sum = isa.fma(isa.mul(number, scale), scales, sum);
+            if B::MINIMUM {
+                sum = isa.fma(isa.splat(x.scales[at] * total as f32), offsets, sum);
+            }
+        }
+        return sum;
+    }
+    let (scales, offsets) = factors.part::<B>(isa, g);
+    let total = x.totals[at][0] + x.totals[at][1];
+    let number = isa.combine(
+        dot_codes::<I, B>(isa, codes, high),
+        dot_codes::<I, B>(isa, codes, low),
+        -zero * total,
+    );
+    sum = isa.fma(isa.mul(number, scale), scales, sum);
+    if B::MINIMUM {
+        sum = isa.fma(isa.splat(x.scales[at] * total as f32), offsets, sum);
+    }
+    sum
+}
+
+/// Whether codes need all eight bits of a byte.
+const fn is_wide<B: Coded>() -> bool {
+    B::BITS == 8 || B::TABLE.is_some()
+}
+
+/// What is still to be taken from each code after a dot.
+#[inline(always)]
+fn zero<I: Isa, B: Coded>() -> i32 {
+    if is_wide::<B>() { B::ZERO - I::BYTE_ZERO } else { B::ZERO }
+}
+
+#[inline(always)]
+fn dot_codes<I: Isa, B: Coded>(isa: I, codes: &[I::Ints], x: &[[u8; 4]]) -> I::Ints {
+    if is_wide::<B>() {
+        return isa.dot_bytes(codes, x);
+    }
+    match B::BITS {
+        2..=4 => isa.dot::<15>(codes, x),
+        5 => isa.dot::<31>(codes, x),
+        _ => isa.dot::<63>(codes, x),
+    }
+}
+
+/// The planes of 32 weights.
+#[inline(always)]
+pub(super) fn planes<B: Coded>(block: &[u8], g: usize) -> &[u8] {
+    &block[Layout::<B>::CODES + g * Layout::<B>::GROUP_BYTES..][..Layout::<B>::GROUP_BYTES]
+}
+
+/// The codes of 32 weights of the rows from `lane` on, or the numbers of a table plus 128.
+#[inline(always)]
+pub(super) fn unpack<I: Isa, B: Coded>(isa: I, planes: &[u8], lane: usize) -> [I::Ints; 8] {
+    let plane = |index: usize| isa.load_ints(&planes[4 * (GROUP_ROWS * index + lane)..]);
+    let mut out = [isa.splat_int(0); 8];
+    match B::BITS {
+        8 => {
+            for i in 0..8 {
+                out[i] = plane(i);
+            }
+        }
+        bits if bits < 4 => {
+            two_bits(isa, plane(0), &mut out, 0);
+            two_bits(isa, plane(1), &mut out, 4);
+            if bits == 3 {
+                one_bit::<I, 2>(isa, plane(2), &mut out);
+            }
+        }
+        bits => {
+            for t in 0..4 {
+                let both = plane(t);
+                out[2 * t] = isa.bits::<0, 4>(both);
+                out[2 * t + 1] = isa.bits::<4, 4>(both);
+            }
+            if bits == 5 {
+                one_bit::<I, 4>(isa, plane(4), &mut out);
+            }
+            if bits == 6 {
+                let mut high = out;
+                two_bits(isa, plane(4), &mut high, 0);
+                two_bits(isa, plane(5), &mut high, 4);
+                for i in 0..8 {
+                    out[i] = isa.or_up::<4>(out[i], high[i]);
+                }
+            }
+        }
+    }
+    if let Some(table) = &B::TABLE {
+        for i in 0..8 {
+            out[i] = isa.look_up(table, out[i]);
+        }
+    }
+    out
+}
+
+/// Four dwords of codes from the pairs of bits of one.
+#[inline(always)]
+fn two_bits<I: Isa>(isa: I, dword: I::Ints, out: &mut [I::Ints; 8], first: usize) {
+    out[first] = isa.bits::<0, 2>(dword);
+    out[first + 1] = isa.bits::<2, 2>(dword);
+    out[first + 2] = isa.bits::<4, 2>(dword);
+    out[first + 3] = isa.bits::<6, 2>(dword);
+}
+
+/// Adds the bits of one dword at bit `AT` of eight dwords of codes.
+#[inline(always)]
+fn one_bit<I: Isa, const AT: i32>(isa: I, dword: I::Ints, out: &mut [I::Ints; 8]) {
+    out[0] = isa.or_up::<AT>(out[0], isa.bits::<0, 1>(dword));
+    out[1] = isa.or_up::<AT>(out[1], isa.bits::<1, 1>(dword));
+    out[2] = isa.or_up::<AT>(out[2], isa.bits::<2, 1>(dword));
+    out[3] = isa.or_up::<AT>(out[3], isa.bits::<3, 1>(dword));
+    out[4] = isa.or_up::<AT>(out[4], isa.bits::<4, 1>(dword));
+    out[5] = isa.or_up::<AT>(out[5], isa.bits::<5, 1>(dword));
+    out[6] = isa.or_up::<AT>(out[6], isa.bits::<6, 1>(dword));
+    out[7] = isa.or_up::<AT>(out[7], isa.bits::<7, 1>(dword));
+}
+
+/// The factors of one block for the rows of one vector.
+pub(super) struct Factors<'a, I: Isa> {
+    d: I::F32,
+    min: I::F32,
+    block: &'a [u8],
+    lane: usize,
+}
+
+impl<'a, I: Isa> Factors<'a, I> {
+    #[inline(always)]
+    pub(super) fn load<B: Coded>(isa: I, block: &'a [u8], lane: usize) -> Self {
+        let d = match B::WIDE {
+            true => isa.load_f32_bytes(&block[4 * lane..]),
+            false => isa.load_f16_bytes(&block[2 * lane..]),
+        };
+        let min = match B::MINIMUM {
+            true => isa.load_f16_bytes(&block[Layout::<B>::MIN + 2 * lane..]),
+            false => d,
+        };
+        Self { d, min, block, lane }
+    }
+
+    /// Scale and offset of one part; the offset says nothing in a format without minima.
+    #[inline(always)]
+    pub(super) fn part<B: Coded>(&self, isa: I, part: usize) -> (I::F32, I::F32) {
+        let scales = || &self.block[Layout::<B>::SCALES + GROUP_ROWS * part + self.lane..];
+        match B::PARTS {
+            Parts::None => (self.d, self.min),
+            Parts::Scales { .. } => (isa.mul(self.d, isa.load_signed_bytes(scales())), self.min),
+            Parts::ScalesAndMins { .. } => {
+                let mins = &self.block[Layout::<B>::MINS + GROUP_ROWS * part + self.lane..];
+                (
+                    isa.mul(self.d, isa.load_signed_bytes(scales())),
+                    isa.mul(self.min, isa.load_signed_bytes(mins)),
+                )
+            }
+            Parts::Nibbles { .. } => {
+                let (low, high) = isa.load_halves_of_bytes(scales());
+                (isa.mul(self.d, low), isa.mul(self.min, high))
+            }
+        }
+    }
+}
