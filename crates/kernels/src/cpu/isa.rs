@@ -3,7 +3,7 @@
 //!
 //! An algorithm is written once over `Isa` and is marked `#[inline(always)]`; `kernels!`
 //! instantiates the whole list inside functions compiled for each instruction set. What several
-//! places use, or what has many variants, is a [`Piece`]: a function of its own in each table,
+//! places use, or what has many variants, is a `Piece`: a function of its own in each table,
 //! for one giant takes the compiler far longer than its parts. `detect` picks a table once, at
 //! start.
 
