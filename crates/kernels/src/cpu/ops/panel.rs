@@ -219,18 +219,24 @@ impl<B: Coded> Piece for Panel<'_, B> {
         let blocks = self.blocks.chunks_exact(Layout::<B>::BYTES);
         for (block, panel) in blocks.zip(self.panel.chunks_exact_mut(B::LEN * PANEL)) {
             for lane in (0..PANEL).step_by(I::LANES) {
-                let factors = Factors::load::<B>(isa, block, lane);
-                for g in 0..Layout::<B>::GROUPS {
-                    let codes = unpack::<I, B>(isa, planes::<B>(block, g), lane);
-                    for half in 0..2 {
-                        let panel = &mut panel[(32 * g + 16 * half) * PANEL + lane..];
-                        let part = (32 * g + 16 * half) / Layout::<B>::PART_LEN;
-                        let factors = factors.part::<B>(isa, part);
-                        for i in 0..4 {
-                            store_dword::<I, B>(isa, codes[4 * half + i], factors, i, panel);
-                        }
-                    }
-                }
+                expand_block::<I, B>(isa, block, lane, panel);
+            }
+        }
+    }
+}
+
+/// One block of the rows from `lane` on, to their columns of the panel.
+#[inline(always)]
+fn expand_block<I: Isa, B: Coded>(isa: I, block: &[u8], lane: usize, panel: &mut [f32]) {
+    let factors = Factors::load::<B>(isa, block, lane);
+    for g in 0..Layout::<B>::GROUPS {
+        let codes = unpack::<I, B>(isa, planes::<B>(block, g), lane);
+        for half in 0..2 {
+            let first = 32 * g + 16 * half;
+            let factors = factors.part::<B>(isa, first / Layout::<B>::PART_LEN);
+            for i in 0..4 {
+                let panel = &mut panel[first * PANEL + lane..];
+                store_dword::<I, B>(isa, codes[4 * half + i], factors, i, panel);
             }
         }
     }
