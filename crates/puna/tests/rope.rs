@@ -161,6 +161,17 @@ fn impossible_parameters_are_typed_errors() {
         {"rope_type": "dynamic", "factor": 2.0}});
     let tiny = Rope::new(&tiny.to_string().parse_config(), None);
     assert!(matches!(tiny, Err(RopeError::RotaryDim { rotary_dim: 2, .. })));
+    let longrope = |long: f64, original: u32| {
+        json!({"rope_type": "longrope", "factor": 2.0, "original_max_position_embeddings": original,
+            "short_factor": [1.0, 1.0, 1.0, 1.0], "long_factor": [long, 1.0, 1.0, 1.0]})
+    };
+    let vanishing = Rope::new(&small(longrope(1e-50, 32)), None);
+    assert_eq!(vanishing.unwrap_err(), RopeError::NotFinite { pair: 0 });
+    let endless = Rope::new(&small(longrope(1.0, 1)), None);
+    assert!(matches!(endless, Err(RopeError::Scaling(_))));
+    let dynamic = small(json!({"rope_type": "dynamic", "factor": 2.0}));
+    let both = Rope::new(&dynamic, Some(&[1.0; 4]));
+    assert_eq!(both.unwrap_err(), RopeError::Factors("dynamic"));
     let zero = Rope::new(&small(json!({})), Some(&[0.0; 4]));
     assert!(matches!(zero, Err(RopeError::NotFinite { pair: 0 })));
 }

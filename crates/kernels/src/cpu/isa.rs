@@ -104,8 +104,8 @@ pub(crate) trait Isa: Copy {
         }
     }
 
-    /// Rows to columns, where there are eight lanes.
-    fn transpose(self, rows: [Self::F32; 8]) -> [Self::F32; 8];
+    /// Eight columns of eight rows, `from` apart in `src`, to rows `to` apart in `dst`.
+    fn transpose(self, src: &[f32], from: usize, dst: &mut [f32], to: usize);
 
     /// All lanes `value`.
     fn splat_int(self, value: i32) -> Self::Ints;
@@ -223,6 +223,13 @@ kernels! {
             crate::cpu::arch::x86_64::avx2::Avx2::assume(),
             "avx2",
             target_feature(enable = "avx2,fma,f16c"),
+            cfg(target_arch = "x86_64")
+        )
+        (
+            avx512,
+            crate::cpu::arch::x86_64::avx512::Avx512::assume(),
+            "avx512",
+            target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c"),
             cfg(target_arch = "x86_64")
         )
     ],
@@ -357,6 +364,14 @@ fn available() -> Vec<&'static Kernels> {
         && is_x86_feature_detected!("fma")
         && is_x86_feature_detected!("f16c")
     {
+        if is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vnni")
+        {
+            tables.push(&avx512::TABLE);
+        }
         tables.push(&avx2::TABLE);
     }
     tables.push(&scalar::TABLE);
@@ -403,6 +418,18 @@ mod tests {
             #[target_feature(enable = "avx2,fma,f16c")]
             fn inner(x: &mut [f32]) {
                 exp_sum(crate::cpu::arch::x86_64::avx2::Avx2::assume(), x, 0.0);
+            }
+            // SAFETY: the name came from `names`, which saw the features.
+            unsafe { inner(x) };
+            return;
+        }
+        #[cfg(target_arch = "x86_64")]
+        if isa == "avx512" {
+            #[target_feature(
+                enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c"
+            )]
+            fn inner(x: &mut [f32]) {
+                exp_sum(crate::cpu::arch::x86_64::avx512::Avx512::assume(), x, 0.0);
             }
             // SAFETY: the name came from `names`, which saw the features.
             unsafe { inner(x) };

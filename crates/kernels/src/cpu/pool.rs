@@ -15,6 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 use std::thread::{JoinHandle, Thread};
 
+use super::tiles::Tiles;
+
 /// Turns of the waiting loop before a worker sleeps: about 50 µs.
 const SPINS: usize = 20_000;
 
@@ -125,15 +127,11 @@ impl Pool {
     ) {
         assert!(chunk_len > 0);
         let len = data.len();
-        let base = SharedPtr::new(data);
+        let row = Tiles::new(data, 1, len);
         self.run(len.div_ceil(chunk_len), |i| {
             let start = i * chunk_len;
-            // SAFETY: `i < ceil(len / chunk_len)`, so `start < len`; chunks of different parts do
-            // not overlap, and `data` is borrowed until `run` returns.
-            let chunk = unsafe {
-                std::slice::from_raw_parts_mut(base.at(start), chunk_len.min(len - start))
-            };
-            part(i, chunk);
+            // SAFETY: chunks of different parts do not overlap; a part has one.
+            part(i, unsafe { row.row(0, &(start..len.min(start.saturating_add(chunk_len)))) });
         });
     }
 
@@ -185,25 +183,6 @@ impl Drop for Pool {
                 let _ = handle.join();
             }
         }
-    }
-}
-
-/// A pointer that parts of a job may share, because they write to different places.
-pub(super) struct SharedPtr<T>(*mut T);
-
-// SAFETY: see `for_each_chunk` and `for_each_rect`, the only users: parts touch disjoint ranges.
-unsafe impl<T: Send> Sync for SharedPtr<T> {}
-
-impl<T> SharedPtr<T> {
-    pub(super) fn new(data: &mut [T]) -> Self {
-        Self(data.as_mut_ptr())
-    }
-
-    /// # Safety
-    /// `offset` must lie inside the allocation, or one past its end.
-    pub(super) unsafe fn at(&self, offset: usize) -> *mut T {
-        // SAFETY: the caller's promise.
-        unsafe { self.0.add(offset) }
     }
 }
 

@@ -76,6 +76,7 @@ impl Product<'_> {
         let strips = packed.rows.len().div_ceil(STRIP);
         let layers = MIN_PARTS.div_ceil(columns.max(1)).min(strips);
         let layer = strips.div_ceil(layers);
+        let layers = strips.div_ceil(layer);
         cpu.pool.run(columns * layers, |part| {
             let strips = part / columns * layer..strips.min((part / columns + 1) * layer);
             let mut column = part % columns;

@@ -60,7 +60,7 @@ impl Pool {
             let (range, strip) = (i / n_strips, i % n_strips);
             let rects = std::array::from_fn(|m| {
                 let (matrix, strip_len) = &matrices[m];
-                let col = |strip: usize| (strip * strip_len).min(matrix.cols());
+                let col = |strip: usize| strip.saturating_mul(*strip_len).min(matrix.cols());
                 Rect { matrix, rows: row_ranges[range].clone(), cols: col(strip)..col(strip + 1) }
             });
             part(range, strip, rects);

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::packed::Packed;
+use super::packed::{GROUP_ROWS, Packed};
 use super::pool::Pool;
 use super::{CpuBuf, Kernels};
 use crate::{Format, OutOfMemory, WeightData};
@@ -51,6 +51,10 @@ impl CpuWeight {
     pub(crate) fn new(pool: &Pool, data: WeightData) -> Result<Self, OutOfMemory> {
         let bytes = data.format.row_bytes(data.cols).and_then(|row| row.checked_mul(data.rows));
         assert_eq!(bytes, Some(data.bytes.len()), "{} {} x {}", data.format, data.rows, data.cols);
+        // A group is sixteen rows: fewer would be padded to many times their size.
+        if data.rows < GROUP_ROWS {
+            return Ok(Self::Frozen(data));
+        }
         match Packed::new(pool, data.format, (data.rows, data.cols), &data.bytes) {
             Some(packed) => packed.map(Self::Packed),
             None => Ok(Self::Frozen(data)),

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
-use memmap2::{Mmap, UncheckedAdvice};
+use memmap2::Mmap;
 
 use super::error::{CheckpointError, Fault};
 
@@ -60,8 +60,10 @@ pub(super) fn let_go(bytes: &[u8]) {
         // SAFETY: the pages are those of a private, read-only map of a file, which nothing has
         // written to: the next read brings the same bytes.
         // A system that refuses keeps the memory, and nothing else changes.
+        #[cfg(unix)]
         let _ = unsafe {
-            map.unchecked_advise_range(UncheckedAdvice::DontNeed, at - start, bytes.len())
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            map.unchecked_advise_range(advice, at - start, bytes.len())
         };
         return;
     }

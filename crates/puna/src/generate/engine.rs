@@ -351,6 +351,10 @@ impl<B: Backend> Engine<B> {
     /// Takes out a sequence that has ended and keeps its beginning.
     fn retire(&mut self, index: usize) {
         let Sequence { mut ids, n_computed, blocks, .. } = self.running.remove(index);
+        // See `admit`: such keys are never shared.
+        if self.model.model.rope.is_dynamic() {
+            return blocks.release(&mut self.allocator);
+        }
         ids.truncate(n_computed);
         self.prefixes.keep(ids, blocks, &mut self.allocator);
     }

@@ -103,10 +103,12 @@ impl<B: Backend> Loader<'_, B> {
     fn decoder(&self) -> Result<LlamaModel<B>, LoadError> {
         let config = self.config();
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
+        // The largest tensor first, while little else is held beside the pages it is read from.
+        let embed_tokens = self.weight("model.embed_tokens.weight", vocab, hidden)?;
         let blocks =
             (0..config.num_hidden_layers).map(|i| self.block(i)).collect::<Result<_, _>>()?;
         Ok(LlamaModel {
-            embed_tokens: self.weight("model.embed_tokens.weight", vocab, hidden)?,
+            embed_tokens,
             blocks,
             norm: self.norm("model.norm.weight")?,
             rope: Rope::new(config, self.checkpoint.rope_factors())?,
@@ -171,7 +173,9 @@ impl<B: Backend> Loader<'_, B> {
                 self.checkpoint.tensor(HEAD)?,
                 self.checkpoint.tensor("model.embed_tokens.weight")?,
             );
-            if head.bytes == table.bytes {
+            let is_tied = head.bytes == table.bytes;
+            head.let_go();
+            if is_tied {
                 return Ok(None);
             }
             warnings.push(format!(
@@ -209,6 +213,7 @@ impl<B: Backend> Loader<'_, B> {
         })
     }
 
+    /// A `(rows, cols)` matrix, as the file has it or in a buffer.
     fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<B::Weight, LoadError> {
         let tensor = self.tensor(name, &[rows, cols])?;
         let format = tensor.format;
@@ -254,12 +259,16 @@ impl<B: Backend> Loader<'_, B> {
 
     /// The tensor's values in a buffer, rounded to the activations' type.
     fn upload(&self, tensor: &Tensor, name: &str) -> Result<B::Buf, LoadError> {
-        let mut values = tensor.to_f32();
-        for value in &mut values {
-            *value = self.options.dtype.round(*value);
+        let mut buf = self.backend.alloc(tensor.len(), name)?;
+        let row_len = tensor.shape.last().copied().unwrap_or(1);
+        let mut row = vec![0.0; row_len];
+        let row_bytes = tensor.bytes.len() / (tensor.len() / row_len.max(1)).max(1);
+        for (i, bytes) in tensor.bytes.chunks_exact(row_bytes.max(1)).enumerate() {
+            tensor.format.dequantize(bytes, &mut row);
+            row.iter_mut().for_each(|value| *value = self.options.dtype.round(*value));
+            self.backend.write(&mut buf, i * row_len, &row);
         }
-        let mut buf = self.backend.alloc(values.len(), name)?;
-        self.backend.write(&mut buf, 0, &values);
+        tensor.let_go();
         Ok(buf)
     }
 }

@@ -128,6 +128,12 @@ pub enum InputError {
         /// Tokens in a row.
         len: usize,
     },
+    /// A position that no sequence reaches.
+    #[error("position_ids hold {position}, but positions end at {}", i32::MAX)]
+    PositionId {
+        /// The position.
+        position: u32,
+    },
     /// The cache is full or was made for another batch.
     #[error(
         "the cache holds {rows} rows of up to {capacity} tokens; {batch} rows of {needed} were given"
@@ -177,14 +183,17 @@ impl PaddedInputs<'_> {
         }
         if let Some(positions) = self.position_ids {
             expect("position_ids", positions.len(), rows)?;
+            if let Some(&position) = positions.iter().find(|&&p| p > i32::MAX as u32) {
+                return Err(InputError::PositionId { position });
+            }
         }
         let n_keys = cache.len + self.len;
         match self.attention_mask {
             Some(AttentionMask::Keys(keep)) => {
-                expect("attention_mask", keep.len(), self.batch * n_keys)?;
+                expect("attention_mask", keep.len(), self.batch.saturating_mul(n_keys))?;
             }
             Some(AttentionMask::Additive(bias)) => {
-                expect("attention_mask", bias.len(), rows * n_keys)?;
+                expect("attention_mask", bias.len(), rows.saturating_mul(n_keys))?;
             }
             None => {}
         }
@@ -210,7 +219,7 @@ impl PaddedInputs<'_> {
     /// positions start anew and nothing else says what belongs together.
     fn packed_bias(&self, past: usize) -> Option<Vec<f32>> {
         let positions = self.position_ids?;
-        let restarts = |row: &[u32]| row.windows(2).any(|pair| pair[1] != pair[0] + 1);
+        let restarts = |row: &[u32]| row.windows(2).any(|pair| pair[1] != pair[0].wrapping_add(1));
         let packed = past == 0
             && self.attention_mask.is_none()
             && self.len > 0

@@ -40,6 +40,14 @@ pub enum RopeError {
         /// Length of the list.
         got: usize,
     },
+    /// Explicit divisors, in a kind that has frequencies of its own for long sequences.
+    #[error("rope_freqs.weight cannot be combined with the rope_type '{0}'; remove one of them")]
+    Factors(&'static str),
+    /// The factor on cos and sin came out infinite or not a number.
+    #[error(
+        "the RoPE parameters scale attention by {0}; correct factor or original_max_position_embeddings"
+    )]
+    Scaling(f32),
     /// A frequency came out infinite or not a number.
     #[error("the RoPE parameters give a frequency that is not finite (pair {pair})")]
     NotFinite {
@@ -87,6 +95,15 @@ impl Rope {
         let divisors = factors.unwrap_or(&[]);
         if factors.is_some() && divisors.len() != dim.div_ceil(2) {
             return Err(count_error("rope_freqs.weight", dim, divisors.len()));
+        }
+        let own = match kind {
+            RopeKind::Dynamic { .. } => Some("dynamic"),
+            RopeKind::LongRope(_) => Some("longrope"),
+            RopeKind::Proportional { .. } => Some("proportional"),
+            _ => None,
+        };
+        if let (Some(kind), Some(_)) = (own, factors) {
+            return Err(RopeError::Factors(kind));
         }
         let plain = || {
             let mut inv_freq = inverse(&powers(base, dim, dim));
@@ -137,8 +154,14 @@ impl Rope {
         attention_scaling: f32,
         growth: Growth,
     ) -> Result<Self, RopeError> {
-        if let Some(pair) = inv_freq.iter().position(|f| !f.is_finite()) {
-            return Err(RopeError::NotFinite { pair });
+        let long: &[f32] = if let Growth::LongRope { long, .. } = &growth { long } else { &[] };
+        for frequencies in [&inv_freq, long] {
+            if let Some(pair) = frequencies.iter().position(|f| !f.is_finite()) {
+                return Err(RopeError::NotFinite { pair });
+            }
+        }
+        if !attention_scaling.is_finite() {
+            return Err(RopeError::Scaling(attention_scaling));
         }
         Ok(Self { inv_freq, attention_scaling, growth })
     }

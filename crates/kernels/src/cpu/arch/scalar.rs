@@ -124,8 +124,12 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
-    fn transpose(self, rows: [Self::F32; 8]) -> [Self::F32; 8] {
-        std::array::from_fn(|i| std::array::from_fn(|j| rows[j][i]))
+    fn transpose(self, src: &[f32], from: usize, dst: &mut [f32], to: usize) {
+        for i in 0..8 {
+            for j in 0..8 {
+                dst[j * to + i] = src[i * from + j];
+            }
+        }
     }
     #[inline(always)]
     fn splat_int(self, value: i32) -> Self::Ints {

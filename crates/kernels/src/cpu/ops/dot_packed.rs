@@ -126,15 +126,8 @@ fn dot<I: Isa, B: Coded, const M: usize>(
     let mut sums = [[isa.splat(0.0); 2]; M];
     for (b, block) in group.chunks_exact(Layout::<B>::BYTES).enumerate() {
         for v in 0..GROUP_ROWS / I::LANES {
-            let factors = Factors::load::<B>(isa, block, v * I::LANES);
-            for g in 0..Layout::<B>::GROUPS {
-                let codes = unpack::<I, B>(isa, planes::<B>(block, g), v * I::LANES);
-                let at = b * Layout::<B>::GROUPS + g;
-                for m in 0..M {
-                    sums[m][v] =
-                        add_group::<I, B>(isa, (&factors, g), &codes, (&x[m], at), sums[m][v]);
-                }
-            }
+            let first = b * Layout::<B>::GROUPS;
+            add_block::<I, B, M>(isa, (block, v), (&x, first), &mut sums);
         }
     }
     let mut out = [[0.0; GROUP_ROWS]; M];
@@ -144,6 +137,25 @@ fn dot<I: Isa, B: Coded, const M: usize>(
         }
     }
     out
+}
+
+/// What one block of the rows of vector `v` adds to the sums `[m][v]`; its activations begin with
+/// group `first`.
+#[inline(always)]
+fn add_block<I: Isa, B: Coded, const M: usize>(
+    isa: I,
+    (block, v): (&[u8], usize),
+    (x, first): (&[SplitRow<'_>; M], usize),
+    sums: &mut [[I::F32; 2]; M],
+) {
+    let factors = Factors::load::<B>(isa, block, v * I::LANES);
+    for g in 0..Layout::<B>::GROUPS {
+        let codes = unpack::<I, B>(isa, planes::<B>(block, g), v * I::LANES);
+        for m in 0..M {
+            let x = (&x[m], first + g);
+            sums[m][v] = add_group::<I, B>(isa, (&factors, g), &codes, x, sums[m][v]);
+        }
+    }
 }
 
 /// What 32 weights of each row add to `sum`.

@@ -101,45 +101,43 @@ fn multiply_tile<I: Isa, const R: usize>(
     start: Start,
     c: &mut [&mut [f32]; R],
 ) {
-    const { assert!(2 * I::LANES == PANEL && R <= STRIP) };
+    const { assert!(PANEL.is_multiple_of(I::LANES) && PANEL <= 2 * I::LANES && R <= STRIP) };
     let panel = &panel[..a.len()];
+    // Of one or two vectors to a row.
     let mut sums = [[isa.splat(0.0); 2]; R];
     for k in 0..a.len() {
-        let (low, high) = (isa.load(&panel[k]), isa.load(&panel[k][I::LANES..]));
-        for r in 0..R {
-            let a = isa.splat(a[k][r]);
-            sums[r] = [isa.fma(a, low, sums[r][0]), isa.fma(a, high, sums[r][1])];
+        for v in 0..PANEL / I::LANES {
+            let b = isa.load(&panel[k][v * I::LANES..]);
+            for r in 0..R {
+                sums[r][v] = isa.fma(isa.splat(a[k][r]), b, sums[r][v]);
+            }
         }
     }
     for r in 0..R {
-        // Added last: the next tile can begin before this one's memory has come.
-        if start == Start::Held {
-            sums[r][0] = isa.add(isa.load(c[r]), sums[r][0]);
-            sums[r][1] = isa.add(isa.load(&c[r][I::LANES..]), sums[r][1]);
+        for v in 0..PANEL / I::LANES {
+            let c = &mut c[r][v * I::LANES..];
+            // Added last: the next tile can begin before this one's memory has come.
+            if start == Start::Held {
+                sums[r][v] = isa.add(isa.load(c), sums[r][v]);
+            }
+            isa.store(sums[r][v], c);
         }
-        isa.store(sums[r][0], c[r]);
-        isa.store(sums[r][1], &mut c[r][I::LANES..]);
     }
 }
 
 /// Sixteen rows, `stride` apart, over the depth of `panel` `[depth][16]`.
 #[inline(always)]
 pub(crate) fn pack<I: Isa>(isa: I, rows: &[f32], stride: usize, panel: &mut [f32]) {
-    const { assert!(I::LANES == 8 && PANEL == 16) };
-    let panel = panel.as_chunks_mut::<PANEL>().0;
-    let (whole, depth) = (panel.len() / 8 * 8, panel.len());
+    const { assert!(PANEL == 16) };
+    let depth = panel.len() / PANEL;
+    let whole = depth / 8 * 8;
     for k in (0..whole).step_by(8) {
         for half in 0..2 {
-            let mut block = [isa.splat(0.0); 8];
-            for i in 0..8 {
-                block[i] = isa.load(&rows[(8 * half + i) * stride + k..]);
-            }
-            let block = isa.transpose(block);
-            for i in 0..8 {
-                isa.store(block[i], &mut panel[k + i][8 * half..]);
-            }
+            let from = &rows[8 * half * stride + k..];
+            isa.transpose(from, stride, &mut panel[k * PANEL + 8 * half..], PANEL);
         }
     }
+    let panel = panel.as_chunks_mut::<PANEL>().0;
     for k in whole..depth {
         for i in 0..PANEL {
             panel[k][i] = rows[i * stride + k];
@@ -221,18 +219,24 @@ impl<B: Coded> Piece for Panel<'_, B> {
         let blocks = self.blocks.chunks_exact(Layout::<B>::BYTES);
         for (block, panel) in blocks.zip(self.panel.chunks_exact_mut(B::LEN * PANEL)) {
             for lane in (0..PANEL).step_by(I::LANES) {
-                let factors = Factors::load::<B>(isa, block, lane);
-                for g in 0..Layout::<B>::GROUPS {
-                    let codes = unpack::<I, B>(isa, planes::<B>(block, g), lane);
-                    for half in 0..2 {
-                        let panel = &mut panel[(32 * g + 16 * half) * PANEL + lane..];
-                        let part = (32 * g + 16 * half) / Layout::<B>::PART_LEN;
-                        let factors = factors.part::<B>(isa, part);
-                        for i in 0..4 {
-                            store_dword::<I, B>(isa, codes[4 * half + i], factors, i, panel);
-                        }
-                    }
-                }
+                expand_block::<I, B>(isa, block, lane, panel);
+            }
+        }
+    }
+}
+
+/// One block of the rows from `lane` on, to their columns of the panel.
+#[inline(always)]
+fn expand_block<I: Isa, B: Coded>(isa: I, block: &[u8], lane: usize, panel: &mut [f32]) {
+    let factors = Factors::load::<B>(isa, block, lane);
+    for g in 0..Layout::<B>::GROUPS {
+        let codes = unpack::<I, B>(isa, planes::<B>(block, g), lane);
+        for half in 0..2 {
+            let first = 32 * g + 16 * half;
+            let factors = factors.part::<B>(isa, first / Layout::<B>::PART_LEN);
+            for i in 0..4 {
+                let panel = &mut panel[first * PANEL + lane..];
+                store_dword::<I, B>(isa, codes[4 * half + i], factors, i, panel);
             }
         }
     }

@@ -186,9 +186,12 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn transpose(self, [a, b, c, d, e, f, g, h]: [__m256; 8]) -> [__m256; 8] {
+    fn transpose(self, src: &[f32], from: usize, dst: &mut [f32], to: usize) {
+        let row = |i: usize| self.load(&src[i * from..]);
+        let [a, b, c, d] = [row(0), row(1), row(2), row(3)];
+        let [e, f, g, h] = [row(4), row(5), row(6), row(7)];
         // SAFETY: the token proves avx.
-        unsafe {
+        let columns = unsafe {
             // Columns in pairs of rows, then in fours of rows within 128-bit halves.
             let (ab, cd) = (
                 [_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b)],
@@ -220,6 +223,9 @@ impl Isa for Avx2 {
                 _mm256_permute2f128_ps::<0x31>(top[2], bottom[2]),
                 _mm256_permute2f128_ps::<0x31>(top[3], bottom[3]),
             ]
+        };
+        for i in 0..8 {
+            self.store(columns[i], &mut dst[i * to..]);
         }
     }
     #[inline(always)]

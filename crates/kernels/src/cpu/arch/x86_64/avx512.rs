@@ -1,0 +1,301 @@
+//! AVX-512 with its byte dots (VNNI): sixteen lanes. `F`, `BW`, `VL`, `DQ` and `VNNI` come
+//! together since Ice Lake and Zen 4.
+
+use std::arch::x86_64::*;
+
+use super::avx2::Avx2;
+use crate::cpu::isa::{Isa, Piece};
+
+/// A processor with `avx512f`, `avx512bw`, `avx512vl`, `avx512dq`, `avx512vnni`, and all of
+/// [`Avx2`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Avx512(Avx2);
+
+impl Avx512 {
+    /// The token, inside a function that was compiled for its features. Such a function can be
+    /// entered only through `unsafe`, where the features were checked.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+    #[inline]
+    pub(crate) fn assume() -> Self {
+        Self(Avx2::assume())
+    }
+}
+
+const LANES: usize = 16;
+
+impl Isa for Avx512 {
+    type F32 = __m512;
+    type Ints = __m512i;
+    const LANES: usize = LANES;
+    const FOUR_ROWS: bool = true;
+    const BYTE_ZERO: i32 = 0;
+
+    #[inline(always)]
+    fn call<P: Piece>(self, piece: P) -> P::Output {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+        #[inline(never)]
+        fn outlined<P: Piece>(piece: P) -> P::Output {
+            piece.run(Avx512::assume())
+        }
+        // SAFETY: the token proves the features.
+        unsafe { outlined(piece) }
+    }
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> __m512 {
+        // SAFETY: the token proves avx512f.
+        unsafe { _mm512_set1_ps(value) }
+    }
+    #[inline(always)]
+    fn load(self, src: &[f32]) -> __m512 {
+        let src = &src[..LANES];
+        // SAFETY: the token proves avx512f; `src` holds sixteen values.
+        unsafe { _mm512_loadu_ps(src.as_ptr()) }
+    }
+    #[inline(always)]
+    fn load_f32_bytes(self, src: &[u8]) -> __m512 {
+        let src = &src[..4 * LANES];
+        // SAFETY: the token proves avx512f; `src` holds 64 bytes.
+        unsafe { _mm512_loadu_ps(src.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn load_f16_bytes(self, src: &[u8]) -> __m512 {
+        let src = &src[..2 * LANES];
+        // SAFETY: the token proves avx512f; `src` holds 32 bytes.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(src.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn load_bf16_bytes(self, src: &[u8]) -> __m512 {
+        let src = &src[..2 * LANES];
+        // SAFETY: the token proves avx512f; `src` holds 32 bytes.
+        unsafe {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(src.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+    #[inline(always)]
+    fn store(self, v: __m512, dst: &mut [f32]) {
+        let dst = &mut dst[..LANES];
+        // SAFETY: the token proves avx512f; `dst` holds sixteen values.
+        unsafe { _mm512_storeu_ps(dst.as_mut_ptr(), v) }
+    }
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: the token proves avx512f.
+        unsafe { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: the token proves avx512f.
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: the token proves avx512f.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: the token proves avx512f.
+        unsafe { _mm512_div_ps(a, b) }
+    }
+    #[inline(always)]
+    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: the token proves avx512f.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: the token proves avx512f.
+        unsafe { _mm512_max_ps(a, b) }
+    }
+    #[inline(always)]
+    fn min(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: the token proves avx512f.
+        unsafe { _mm512_min_ps(a, b) }
+    }
+    #[inline(always)]
+    fn sqrt(self, v: __m512) -> __m512 {
+        // SAFETY: the token proves avx512f.
+        unsafe { _mm512_sqrt_ps(v) }
+    }
+    #[inline(always)]
+    fn select_gt(self, a: __m512, b: __m512, x: __m512, y: __m512) -> __m512 {
+        // SAFETY: the token proves avx512f.
+        unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b), y, x) }
+    }
+    #[inline(always)]
+    fn round_f16(self, v: __m512) -> __m512 {
+        // SAFETY: the token proves avx512f.
+        unsafe { _mm512_cvtph_ps(_mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v)) }
+    }
+    #[inline(always)]
+    fn round_bf16(self, v: __m512) -> __m512 {
+        // SAFETY: the token proves avx512f.
+        unsafe {
+            let bits = _mm512_castps_si512(v);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+            // The carry could turn a NaN into something else, so those are made quiet instead.
+            let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000));
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+            let chosen = _mm512_mask_blend_epi32(nan, up, quiet);
+            let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+            _mm512_castsi512_ps(_mm512_and_si512(chosen, upper))
+        }
+    }
+    #[inline(always)]
+    fn round(self, v: __m512) -> __m512 {
+        // SAFETY: the token proves avx512f.
+        unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v) }
+    }
+    #[inline(always)]
+    fn exp2_int(self, n: __m512) -> __m512 {
+        // SAFETY: the token proves avx512f.
+        unsafe {
+            let biased = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))
+        }
+    }
+    #[inline(always)]
+    fn reduce_sum(self, v: __m512) -> f32 {
+        // SAFETY: the token proves avx512f and dq.
+        self.0.reduce_sum(unsafe { fold(v) })
+    }
+    #[inline(always)]
+    fn reduce_max(self, v: __m512) -> f32 {
+        // SAFETY: the token proves avx512f and dq.
+        let halves = unsafe { (_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v)) };
+        self.0.reduce_max(self.0.max(halves.0, halves.1))
+    }
+    #[inline(always)]
+    fn reduce_sum4(self, [a, b, c, d]: [__m512; 4]) -> [f32; 4] {
+        // SAFETY: the token proves avx512f and dq.
+        self.0.reduce_sum4(unsafe { [fold(a), fold(b), fold(c), fold(d)] })
+    }
+
+    #[inline(always)]
+    fn transpose(self, src: &[f32], from: usize, dst: &mut [f32], to: usize) {
+        self.0.transpose(src, from, dst, to);
+    }
+    #[inline(always)]
+    fn splat_int(self, value: i32) -> __m512i {
+        // SAFETY: the token proves avx512f.
+        unsafe { _mm512_set1_epi32(value) }
+    }
+    #[inline(always)]
+    fn load_ints(self, src: &[u8]) -> __m512i {
+        let src = &src[..4 * LANES];
+        // SAFETY: the token proves avx512f; `src` holds 64 bytes.
+        unsafe { _mm512_loadu_si512(src.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn load_signed_bytes(self, src: &[u8]) -> __m512 {
+        let src = &src[..LANES];
+        // SAFETY: the token proves avx512f; `src` holds sixteen bytes.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(src.as_ptr().cast()))) }
+    }
+    #[inline(always)]
+    fn load_halves_of_bytes(self, src: &[u8]) -> (__m512, __m512) {
+        let src = &src[..LANES];
+        // SAFETY: the token proves avx512f; `src` holds sixteen bytes.
+        unsafe {
+            let both = _mm512_cvtepu8_epi32(_mm_loadu_si128(src.as_ptr().cast()));
+            let low = _mm512_and_si512(both, _mm512_set1_epi32(15));
+            (_mm512_cvtepi32_ps(low), _mm512_cvtepi32_ps(_mm512_srli_epi32::<4>(both)))
+        }
+    }
+    #[inline(always)]
+    fn bits<const FROM: i32, const N: i32>(self, v: __m512i) -> __m512i {
+        // SAFETY: the token proves avx512bw.
+        unsafe {
+            // The intrinsic wants an unsigned constant, which `FROM` cannot be turned into.
+            let moved = match FROM {
+                0 => v,
+                1 => _mm512_srli_epi32::<1>(v),
+                2 => _mm512_srli_epi32::<2>(v),
+                3 => _mm512_srli_epi32::<3>(v),
+                4 => _mm512_srli_epi32::<4>(v),
+                5 => _mm512_srli_epi32::<5>(v),
+                6 => _mm512_srli_epi32::<6>(v),
+                _ => _mm512_srli_epi32::<7>(v),
+            };
+            _mm512_and_si512(moved, _mm512_set1_epi8((1 << N) - 1))
+        }
+    }
+    #[inline(always)]
+    fn or_up<const N: i32>(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: the token proves avx512f.
+        unsafe {
+            let moved = match N {
+                2 => _mm512_slli_epi32::<2>(b),
+                4 => _mm512_slli_epi32::<4>(b),
+                _ => _mm512_sll_epi32(b, _mm_cvtsi32_si128(N)),
+            };
+            _mm512_or_si512(a, moved)
+        }
+    }
+    #[inline(always)]
+    fn look_up(self, table: &[i8; 16], v: __m512i) -> __m512i {
+        // SAFETY: the token proves avx512bw; `table` holds sixteen bytes.
+        unsafe {
+            let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+            let biased = _mm512_xor_si512(table, _mm512_set1_epi8(i8::MIN));
+            _mm512_shuffle_epi8(biased, v)
+        }
+    }
+    #[inline(always)]
+    fn byte<const N: i32>(self, v: __m512i) -> __m512 {
+        // SAFETY: the token proves avx512f.
+        unsafe {
+            let moved = match N {
+                0 => v,
+                1 => _mm512_srli_epi32::<8>(v),
+                2 => _mm512_srli_epi32::<16>(v),
+                _ => _mm512_srli_epi32::<24>(v),
+            };
+            _mm512_cvtepi32_ps(_mm512_and_si512(moved, _mm512_set1_epi32(255)))
+        }
+    }
+    #[inline(always)]
+    fn narrow(self, src: &[f32; 32], dst: &mut [u8; 32]) {
+        // SAFETY: the token proves avx512f; `src` holds two vectors, `dst` two of sixteen bytes.
+        unsafe {
+            for half in 0..2 {
+                let ints = _mm512_cvtps_epi32(_mm512_loadu_ps(src.as_ptr().add(LANES * half)));
+                let to = dst.as_mut_ptr().add(LANES * half);
+                _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(ints));
+            }
+        }
+    }
+    #[inline(always)]
+    fn dot<const MAX: i32>(self, codes: &[__m512i], x: &[[u8; 4]]) -> __m512i {
+        self.dot_bytes(codes, x)
+    }
+    #[inline(always)]
+    fn dot_bytes(self, codes: &[__m512i], x: &[[u8; 4]]) -> __m512i {
+        // SAFETY: the token proves avx512vnni. The dots do not saturate.
+        unsafe {
+            let mut sum = _mm512_setzero_si512();
+            for (code, x) in codes.iter().zip(x) {
+                sum = _mm512_dpbusd_epi32(sum, *code, _mm512_set1_epi32(i32::from_le_bytes(*x)));
+            }
+            sum
+        }
+    }
+    #[inline(always)]
+    fn combine(self, high: __m512i, low: __m512i, add: i32) -> __m512 {
+        // SAFETY: the token proves avx512f.
+        unsafe {
+            let low = _mm512_add_epi32(low, _mm512_set1_epi32(add));
+            _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32::<7>(high), low))
+        }
+    }
+}
+
+/// The sum of both halves.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+fn fold(v: __m512) -> __m256 {
+    _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v))
+}
