@@ -1,10 +1,9 @@
-//! The operations that a LLaMA needs, forward and backward in pairs.
-//!
-//! Conventions. Matrices are row-major; `(rows, cols)` names their shape. A buffer may be longer
-//! than the shape that an operation reads from it, so that one workspace serves every batch size.
-//! Weights are stored `(out, in)`. `x` goes to `y`; `dy` comes back as `dx`; every gradient is
-//! *added* to what its buffer holds. Wrong shapes are bugs of the caller and panic at entry;
-//! nothing that a user can send reaches such a check.
+//! The operations that a LLaMA needs, forward and backward in pairs. Matrices are row-major;
+//! `(rows, cols)` names their shape. A buffer may be longer than the shape that an operation reads
+//! from it, so that one workspace serves every batch size. Weights are stored `(out, in)`. `x`
+//! goes to `y`; `dy` comes back as `dx`; every gradient is *added* to what its buffer holds. Wrong
+//! shapes are bugs of the caller and panic at entry; nothing that a user sends reaches such a
+//! check.
 
 use std::fmt::Debug;
 use std::ops::Range;

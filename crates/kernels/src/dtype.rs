@@ -1,4 +1,6 @@
-//! The number types that activations and caches are rounded to.
+//! The number types that activations and caches are rounded to. In: an `f32`, or a name as
+//! checkpoints spell it. Out: the nearest value that the type holds, ties to even, as an `f32`;
+//! the bytes of a stored value; the name.
 
 use half::{bf16, f16};
 

@@ -1,12 +1,14 @@
 //! A decode step takes no memory from the allocator once its first steps have made room: every
-//! operation between the linear layers runs here with a counting allocator.
+//! operation of one runs here with a counting allocator, the linear layers with packed weights and
+//! with `f32` weights.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
+use puna_kernels::cpu::{CpuBuf, CpuWeight};
 use puna_kernels::{
     Activation, AttentionOutputs, AttentionSpec, Backend, Cpu, CpuKvCache, CpuOptions, Dtype,
-    KvShape, Mask, RmsNorm, RopeLayout, RopeTable, Span,
+    Format, KvShape, Mask, RmsNorm, RopeLayout, RopeTable, Span, WeightData,
 };
 
 struct Counting;
@@ -39,17 +41,20 @@ const WIDTH: usize = N_HEADS * HEAD_DIM;
 const MAX_KEYS: usize = 1024;
 
 struct Step {
-    buffers: [puna_kernels::cpu::CpuBuf; 4],
-    weight: puna_kernels::cpu::CpuBuf,
-    angles: puna_kernels::cpu::CpuBuf,
+    buffers: [CpuBuf; 4],
+    weight: CpuBuf,
+    angles: CpuBuf,
+    /// Packed and `f32`, `(WIDTH, WIDTH)` both.
+    projections: [CpuWeight; 2],
     cache: CpuKvCache,
 }
 
-/// Everything but the linear layers, for one token of each of two sequences.
+/// A layer's operations for one token of each of two sequences.
 fn decode(cpu: &Cpu, step: &mut Step, n_keys: usize, dtype: Dtype) {
-    let Step { buffers: [x, q, k, y], weight, angles, cache } = step;
+    let Step { buffers: [x, q, k, y], weight, angles, projections: [packed, float], cache } = step;
     let norm = RmsNorm { weight, width: WIDTH, eps: 1e-5, dtype };
-    cpu.rms_norm(x, &norm, 2, q);
+    cpu.rms_norm(x, &norm, 2, y);
+    cpu.linear(y, 2, dtype, &mut [(packed, q), (float, k)]);
     let layout = RopeLayout::HalfSplit;
     let table = RopeTable { cos: angles, sin: angles, rotary_dim: HEAD_DIM, layout, dtype };
     cpu.rope(q, 2, N_HEADS, HEAD_DIM, &table);
@@ -64,6 +69,17 @@ fn decode(cpu: &Cpu, step: &mut Step, n_keys: usize, dtype: Dtype) {
     cpu.attention(q, cache, &spans, spec, y, AttentionOutputs::default());
     cpu.act_mul(Activation::Silu, q, y, 2 * WIDTH, dtype, k);
     cpu.add_scaled(x, y, 1.0, 2 * WIDTH, dtype);
+}
+
+fn packed(cpu: &Cpu) -> CpuWeight {
+    let row_bytes = Format::Q4_1.row_bytes(WIDTH).expect("whole blocks");
+    let bytes = vec![0x31; WIDTH * row_bytes].into();
+    let data = WeightData { format: Format::Q4_1, rows: WIDTH, cols: WIDTH, bytes };
+    cpu.weight(data).expect("a small weight")
+}
+
+fn square(cpu: &Cpu) -> CpuBuf {
+    cpu.alloc(WIDTH * WIDTH, "test").expect("a small buffer")
 }
 
 #[test]
@@ -85,6 +101,7 @@ fn decode_allocates_nothing() {
             buffers: std::array::from_fn(|_| buffer()),
             weight: buffer(),
             angles: buffer(),
+            projections: [packed(&cpu), cpu.weight_from(square(&cpu), WIDTH, WIDTH)],
             cache: cpu.kv_cache(shape).expect("a small cache"),
         };
         decode(&cpu, &mut step, 1, dtype);

@@ -1,4 +1,5 @@
-//! The gated product, for every activation.
+//! The gated product `y = act(gate) * up`, for every activation. In: gates of every size, then the
+//! corners of the curves. Out: y in each type; dgate and dup against differences.
 
 use super::*;
 

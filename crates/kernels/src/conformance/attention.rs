@@ -1,4 +1,6 @@
-//! Attention over a paged cache whose unused slots hold NaN.
+//! Attention over a paged cache whose unused slots hold NaN: `y = softmax(scale q·kᵀ + mask) · v`.
+//! In: q `(rows, n_heads, head_dim)` of several sequences, their masks and block tables. Out: y,
+//! `log Σ exp` of the scores `(rows, n_heads)`, probabilities; and the bits of a row alone.
 
 use super::*;
 use crate::{AttentionOutputs, AttentionSpec, KvShape, Mask, Span};

@@ -1,4 +1,5 @@
-//! Gradients of attention over a batch's own keys.
+//! Gradients of attention over a batch's own keys. In: q, k, v, dy and what forward saved, for
+//! spans of every mask. Out: dq, dk and dv, added to what is there, against differences.
 
 use super::*;
 use crate::{

@@ -1,4 +1,5 @@
-//! Sums and factors over whole buffers, and the bias.
+//! Sums and factors over whole buffers, and the bias: `y += scale * x` and `y[r] += bias` in each
+//! type, `y *= scale`; `dbias += Σ_r dy[r]` against differences.
 
 use super::*;
 

@@ -1,4 +1,5 @@
-//! The paged cache: rows land where the block table says, rounded to the cache's type.
+//! The paged cache. In: keys and values of two sequences, appended in steps. Out: rows where the
+//! block table says, rounded to the cache's type; a copy of a block; no cache that is too large.
 
 use super::*;
 use crate::{KvShape, Mask, Span};

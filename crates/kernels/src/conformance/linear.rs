@@ -1,4 +1,5 @@
-//! Linear layers of trainable `f32` weights; the formats have cases of their own.
+//! Linear layers of trainable `f32` weights `(out, in)`; the formats have cases of their own.
+//! `y = x · Wᵀ` in each type; `dx += dy · W` and `dw += dyᵀ · x` against differences.
 
 use super::*;
 

@@ -1,4 +1,5 @@
-//! Root-mean-square norm.
+//! Root-mean-square norm: `y = x / sqrt(mean(x²) + eps) * weight`. In: x `(rows, width)`, weight
+//! `(width)`. Out: y in each type; dx and dweight against differences.
 
 use super::*;
 use crate::RmsNorm;

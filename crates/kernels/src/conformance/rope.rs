@@ -1,4 +1,6 @@
-//! Rotary position embedding: both layouts, whole and partial.
+//! Rotary position embedding: both layouts, whole and partial. In: x `(rows, n_heads, head_dim)`,
+//! cosines and sines `(rows, rotary_dim / 2)`. Out: x in each type, its pairs turned to
+//! `(a cos - b sin, b cos + a sin)`; dx against differences.
 
 use super::*;
 use crate::{RopeLayout, RopeTable};

@@ -1,4 +1,5 @@
-//! Rows chosen from a buffer or a table, some of them more than once.
+//! Rows chosen from a buffer or a table `(rows, width)`, some of them more than once:
+//! `y[i] = x[ids[i]]`; backward `dx[ids[i]] += dy[i]` against differences.
 
 use super::*;
 

@@ -1,4 +1,5 @@
-//! A buffer in main memory, aligned to the cache line.
+//! A buffer in main memory, aligned to the cache line. In: a length. Out: as many zeros, or
+//! [`OutOfMemory`] where the system refuses.
 
 use std::ops::{Deref, DerefMut};
 

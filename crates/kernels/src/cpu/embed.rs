@@ -1,4 +1,5 @@
-//! Rows of a table: `y[r] = table[ids[r]]`, `dtable[ids[r]] += dy[r]`.
+//! Rows of a table `(vocab_size, width)` of any format. In: ids. Out: y `(ids, width)`.
+//! `y[r] = table[ids[r]]`; backward `dtable[ids[r]] += dy[r]`, in the order of the ids.
 
 use super::product::round;
 use super::tiles::Tiles;

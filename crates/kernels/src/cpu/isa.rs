@@ -1,11 +1,9 @@
-//! The instruction set: a dozen primitives that each ISA supplies, and the table of kernels made
-//! from them.
-//!
-//! An algorithm is written once over `Isa` and is marked `#[inline(always)]`; `kernels!`
-//! instantiates the whole list inside functions compiled for each instruction set. What several
-//! places use, or what has many variants, is a `Piece`: a function of its own in each table,
-//! for one giant takes the compiler far longer than its parts. `detect` picks a table once, at
-//! start.
+//! The instruction set: some forty primitives that each ISA supplies, and the table of kernels
+//! made from them. An algorithm is written once over `Isa` and is marked `#[inline(always)]`;
+//! `kernels!` instantiates the whole list inside functions compiled for each instruction set. What
+//! several places use, or what has many variants, is a `Piece`: a function of its own in each
+//! table, for one giant takes the compiler far longer than its parts. `detect` picks a table once,
+//! at start.
 
 use std::ops::Range;
 

@@ -1,8 +1,8 @@
 //! Linear layers: `y = x · Wᵀ`, `dx += dy · W`, `dw += dyᵀ · x`, for weights of any format.
 //!
-//! A few rows of `x` read each weight once as it lies, against `x` as whole numbers where the
-//! format has an integer dot, else in `f32`. More rows, and all rows of an exact backend, take
-//! the blocked product on dequantised panels.
+//! A few rows of `x` read each weight once: packed ones against `x` as whole numbers, the others,
+//! as they lie, in `f32`. More rows, and all rows of an exact backend, take the blocked product on
+//! dequantised panels.
 
 use std::cell::Cell;
 use std::ops::Range;

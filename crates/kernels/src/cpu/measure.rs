@@ -1,9 +1,7 @@
 //! What this machine can do at most, measured and not looked up: bytes read from memory and
 //! multiply-adds in registers, each second, with the pool's own threads. Every report of a share
-//! of the machine divides by these.
-//!
-//! The peak is that of the widest multiply-add that the kernels in use contain: `f32` FMA on the
-//! scalar and AVX2 tables.
+//! of the machine divides by these. The multiply-add is that of `f32` at the width of the
+//! instruction set in use (on the portable one, a product and a sum); dots of bytes do not count.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -31,9 +29,9 @@ const CHAINS: usize = 12;
 pub struct Limits {
     /// Bytes that a plain loop reads from memory each second.
     pub read_bytes_per_second: f64,
-    /// Additions and multiplications each second in the widest multiply-add in use.
+    /// Additions and multiplications each second, in multiply-adds.
     pub flops: f64,
-    /// What that multiply-add is.
+    /// Which multiply-add that is.
     pub flops_unit: &'static str,
 }
 

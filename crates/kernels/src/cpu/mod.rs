@@ -39,7 +39,8 @@ pub struct CpuOptions {
     pub isa: Option<String>,
     /// Weights of every format are dequantised and multiplied in `f32`, on one path for every
     /// number of rows: slower, for comparisons. Else a few rows of activations are rounded to
-    /// fifteen bits of their group's largest against quantised weights.
+    /// fifteen bits of their group's largest against packed weights: those of all quantised
+    /// formats but IQ1 to IQ3, TQ1 and Q8_K, which stay `f32` on every path.
     pub exact: bool,
 }
 

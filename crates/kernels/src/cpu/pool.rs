@@ -284,6 +284,55 @@ mod tests {
         assert_eq!(data, [1; 8]);
     }
 
+    /// Workers come late to jobs this short: when one is over, or when the next has begun. Pauses
+    /// of up to twice the time that a worker spins meet it as it falls asleep.
+    #[test]
+    fn short_jobs_back_to_back_run_every_part_once() {
+        for threads in [2, 3, 5] {
+            let pool = Pool::new(threads);
+            for job in 0..35_000_usize {
+                let mut data = [0; 9];
+                let parts = job % 10;
+                pool.for_each_chunk(&mut data[..parts], 1, |i, part| part[0] += job + i + 1);
+                let expected = |i| if i < parts { job + i + 1 } else { 0 };
+                assert!(data.iter().enumerate().all(|(i, v)| *v == expected(i)), "{threads} {job}");
+                if job.is_multiple_of(512) {
+                    (0..job * 7919 % (2 * SPINS)).for_each(|_| std::hint::spin_loop());
+                }
+            }
+        }
+    }
+
+    /// One of two callers has parts that panic: it alone hears of it, and every other job is whole.
+    #[test]
+    fn panics_of_one_caller_do_not_reach_another() {
+        let pool = Pool::new(3);
+        let call = |panics: bool| {
+            for job in 0..40_000_usize {
+                let mut data = [0; 6];
+                if panics && job.is_multiple_of(400) {
+                    let part = |i| {
+                        // Long enough that workers come for some.
+                        (0..1000).for_each(|_| std::hint::spin_loop());
+                        if i == 3 {
+                            // Without the hook, which prints.
+                            resume_unwind(Box::new("part 3"));
+                        }
+                    };
+                    let outcome = catch_unwind(AssertUnwindSafe(|| pool.run(6, part)));
+                    assert!(outcome.is_err(), "job {job}");
+                    continue;
+                }
+                pool.for_each_chunk(&mut data, 1, |i, part| part[0] += job + i + 1);
+                assert!(data.iter().enumerate().all(|(i, v)| *v == job + i + 1), "job {job}");
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| call(true));
+            scope.spawn(|| call(false));
+        });
+    }
+
     #[test]
     fn a_nested_job_runs_alone() {
         let pool = Pool::new(2);

@@ -13,11 +13,6 @@ pub struct F16(pub [u8; 2]);
 const _: () = assert!(super::layout_is_right::<F16>());
 
 impl F16 {
-    /// `value` rounded to nearest, ties to even; too large ones become infinite.
-    pub fn from_f32(value: f32) -> Self {
-        Self(half::f16::from_f32(value).to_le_bytes())
-    }
-
     /// The number whose sign, exponent and fraction are `bits`.
     #[inline(always)]
     pub const fn from_bits(bits: u16) -> Self {

@@ -15,11 +15,6 @@ pub struct F32(pub [u8; 4]);
 const _: () = assert!(super::layout_is_right::<F32>());
 
 impl F32 {
-    /// The bytes of `value`.
-    pub const fn from_f32(value: f32) -> Self {
-        Self(value.to_le_bytes())
-    }
-
     /// The value.
     #[inline(always)]
     pub const fn to_f32(self) -> f32 {

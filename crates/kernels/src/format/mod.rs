@@ -83,29 +83,6 @@ const fn layout_is_right<B: Block>() -> bool {
         && size_of::<B::Values>() == B::LEN * size_of::<f32>()
 }
 
-/// Largest `|x[i]|`, 0 for none; NaN where there is one. As integers, magnitudes order alike and
-/// NaN is above infinity.
-#[inline(always)]
-fn max_magnitude(x: &[f32]) -> f32 {
-    f32::from_bits(x.iter().fold(0, |max, value| max.max(value.abs().to_bits())))
-}
-
-/// `1.5 * 2^23`: a sum with it has its last place at 1, and so is rounded to a whole number.
-const WHOLE: f32 = 12_582_912.0;
-
-/// Nearest whole number of a `value` below `2^22`, halves to even, without a call or a branch.
-#[inline(always)]
-fn round_to_even(value: f32) -> f32 {
-    (value + WHOLE) - WHOLE
-}
-
-/// [`round_to_even`] of -128 to 127 as an integer; any byte for anything else. (A cast would
-/// clamp, and LLVM clamps value by value.)
-#[inline(always)]
-fn low_byte(value: f32) -> i8 {
-    (value + WHOLE).to_bits() as i8
-}
-
 /// An encoding of weights. Rows are whole numbers of blocks; blocks of one row are contiguous.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(missing_docs, reason = "each variant's file says what it is")]

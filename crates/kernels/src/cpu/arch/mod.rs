@@ -1,4 +1,5 @@
-//! One folder per processor family: the primitives of each instruction set, and nothing else.
+//! The primitives of each instruction set, and nothing else: one folder for each processor
+//! family, and `scalar` for any. In and out: the vectors that [`Isa`](super::isa::Isa) names.
 
 pub(crate) mod scalar;
 #[cfg(target_arch = "x86_64")]

@@ -1,4 +1,10 @@
-//! Every format, instruction set and path against sums in `f64` over `Format::dequantize`.
+//! Linear layers of every format, on every instruction set and path. In: weights of random codes
+//! under usual scales, `x` `(rows, cols)` and `dy` `(rows, out)` even over `-1..1`. Out: `y`, `dx`
+//! and `dw`, held against sums in `f64` over `Format::dequantize`, within
+//! `F32_ERROR * Σ |w x|` and what rounding activations costs; where a path promises the same bits,
+//! against another run. [`packed`] has what only packed weights promise.
+
+mod packed;
 
 use bytes::Bytes;
 
@@ -139,7 +145,9 @@ fn rounding_bound(x: &[f32], w: &[f32]) -> f64 {
         * 1.001
 }
 
-fn check_forward(cpu: &Cpu, weight: &CpuWeight, w: &[f32], x: &CpuBuf, rows: usize) {
+/// Holds every output of `rows` rows against the oracle. Returns the root of the squares of errors
+/// over the squares of products: the error's share of what a random sum is.
+fn forward_error(cpu: &Cpu, weight: &CpuWeight, w: &[f32], x: &CpuBuf, rows: usize) -> f64 {
     let (out, cols) = (weight.rows(), weight.cols());
     let mut y = poisoned(rows * out + 3);
     forward(cpu, x, rows, Dtype::F32, &mut [(weight, &mut y)]);
@@ -159,12 +167,32 @@ fn check_forward(cpu: &Cpu, weight: &CpuWeight, w: &[f32], x: &CpuBuf, rows: usi
         error_squares += error * error;
         natural_squares += (0..cols).map(|k| f64::from(x[k] * w[k]).powi(2)).sum::<f64>();
     }
-    if rows * out >= 17 {
-        // Uniform activations in steps of 2/32512: 0.003 % of their size.
-        let share = (error_squares / natural_squares).sqrt();
-        assert!(share <= 1e-4, "{} {path:?}: {share}", weight.format());
-    }
     assert!(y[rows * out..].iter().all(|y| y.is_nan()), "wrote past the result");
+    (error_squares / natural_squares).sqrt()
+}
+
+fn check_forward(cpu: &Cpu, weight: &CpuWeight, w: &[f32], x: &CpuBuf, rows: usize) {
+    let share = forward_error(cpu, weight, w, x, rows);
+    if rows * weight.rows() >= 17 {
+        // Uniform activations in steps of 2/32512: 0.003 % of their size.
+        assert!(share <= 1e-4, "{} {} {rows}: {share}", cpu.isa(), weight.format());
+    }
+}
+
+/// Holds `dx += dy · W` against the oracle.
+fn check_backward(cpu: &Cpu, weight: &CpuWeight, w: &[f32], rows: usize, noise: &mut Noise) {
+    let (out, cols) = (weight.rows(), weight.cols());
+    let (dy, before) = (noise.buf(rows * out), noise.buf(rows * cols));
+    let mut dx = zeros(rows * cols);
+    dx.copy_from_slice(&before);
+    backward_input(cpu, &dy, rows, weight, &mut dx);
+    for (i, dx) in dx.iter().enumerate() {
+        let (r, c) = (i / cols, i % cols);
+        let (sum, size) = sums(out, |n| (dy[r * out + n], w[n * cols + c]));
+        let error = (f64::from(*dx) - f64::from(before[i]) - sum).abs();
+        let what = (cpu.isa(), weight.format());
+        assert!(error <= F32_ERROR * (size + 1.0), "{what:?} {rows} at {i}: {error}");
+    }
 }
 
 #[test]
@@ -196,16 +224,7 @@ fn backward_of_the_input_agrees_with_the_oracle_for_every_format() {
                 widths(format).into_iter().zip([(1, 7), (17, 1), (250, 33), (300, 2), (48, 100)])
             {
                 let (weight, w) = noise.weight_and_values(format, out, cols);
-                let (dy, before) = (noise.buf(rows * out), noise.buf(rows * cols));
-                let mut dx = zeros(rows * cols);
-                dx.copy_from_slice(&before);
-                backward_input(&cpu, &dy, rows, &weight, &mut dx);
-                for (i, dx) in dx.iter().enumerate() {
-                    let (r, c) = (i / cols, i % cols);
-                    let (sum, size) = sums(out, |n| (dy[r * out + n], w[n * cols + c]));
-                    let error = (f64::from(*dx) - f64::from(before[i]) - sum).abs();
-                    assert!(error <= F32_ERROR * (size + 1.0), "{isa} {format} at {i}: {error}");
-                }
+                check_backward(&cpu, &weight, &w, rows, &mut noise);
             }
         }
     }
@@ -285,21 +304,27 @@ fn rows_of_a_batch_are_the_bits_of_a_row_alone() {
             let mut noise = Noise(2);
             let weight = noise.weight(format, out, cols);
             let x = noise.buf(rows * cols);
-            let run = |cpu: &Cpu, rows: usize| {
-                let mut y = poisoned(rows * out);
-                forward(cpu, &x, rows, Dtype::F32, &mut [(&weight, &mut y)]);
+            let run = |cpu: &Cpu, rows: Range<usize>| {
+                let mut these = zeros(rows.len() * cols);
+                these.copy_from_slice(&x[rows.start * cols..rows.end * cols]);
+                let mut y = poisoned(rows.len() * out);
+                forward(cpu, &these, rows.len(), Dtype::F32, &mut [(&weight, &mut y)]);
                 bits(&y)
             };
+            let alone = |cpu: &Cpu| -> Vec<u32> {
+                (0..FEW_INTEGER).flat_map(|row| run(cpu, row..row + 1)).collect()
+            };
             let exact = cpu(isa, 2, true);
-            let all = run(&exact, rows);
-            for rows in [1, 2, 3, 5, 6, 7, 64] {
-                assert!(run(&exact, rows) == all[..rows * out], "{isa} {format} exact {rows}");
+            let all = run(&exact, 0..rows);
+            assert!(alone(&exact) == all[..FEW_INTEGER * out], "{isa} {format} exact");
+            for few in [2, 3, 5, 6, 7, 64] {
+                assert!(run(&exact, 0..few) == all[..few * out], "{isa} {format} exact {few}");
             }
             let fast = cpu(isa, 2, false);
-            for rows in 2..=FEW_INTEGER {
-                if Path::of(&fast, &weight, rows) == Path::of(&fast, &weight, 1) {
-                    let one = run(&fast, 1);
-                    assert!(run(&fast, rows)[..out] == one, "{isa} {format} {rows}");
+            let alone = alone(&fast);
+            for few in 2..=FEW_INTEGER {
+                if Path::of(&fast, &weight, few) == Path::of(&fast, &weight, 1) {
+                    assert!(run(&fast, 0..few) == alone[..few * out], "{isa} {format} {few}");
                 }
             }
         }

@@ -1,11 +1,9 @@
-//! Rows of activations as whole numbers, each 32 under one scale: what the integer dots of every
-//! weight format read. In: `x` `(rows, cols)`. Out: `n = round(x / scale)`,
-//! `scale = max|x| / 16256`, split into signed bytes `n = 128 high + low` in the order of packed
-//! weights, and `Σ n` of each 16 for the formats whose weights have an offset.
-//!
-//! Fifteen bits where eight are usual: a second dot with the low bytes costs little beside reading
-//! the weights, and the result is that of `f32` activations to some 1e-5. Eight bits move the
-//! perplexity of a small model by up to 1 %.
+//! Rows of activations as whole numbers, each 32 under one scale. In: `x` `(rows, cols)`. Out:
+//! `n = round(x / scale)`, `scale = max|x| / 16256`, as signed bytes `n = 128 high + low` in the
+//! order of packed weights, and `Σ n` of each 16 for the formats whose weights have an offset.
+//! Fifteen bits where eight are usual: a second dot costs little beside reading the weights, and
+//! the result is that of `f32` activations to some 1e-5; eight bits move the perplexity of a small
+//! model by up to 1 %.
 
 // Plain loops, for the reason given in `dot_packed`.
 #![allow(clippy::needless_range_loop, reason = "see above")]

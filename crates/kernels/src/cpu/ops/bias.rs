@@ -1,4 +1,5 @@
-//! Bias of a linear layer: `y[r] += bias`; backward `dbias += Σ_r dy[r]`.
+//! Bias of a linear layer. In: y or dy `(rows, width)`, bias `(width)`. Out: `y[r] += bias`,
+//! rounded; backward `dbias += Σ_r dy[r]`, in the order of the rows.
 
 use super::rows_per_part;
 use super::vector::{load, store};

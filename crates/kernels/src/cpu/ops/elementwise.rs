@@ -1,4 +1,5 @@
-//! `y += scale * x` and `y *= scale`.
+//! Sums and factors over buffers of one length, in place: `y += scale * x`, rounded once to the
+//! type of the activations, and `y *= scale`.
 
 use super::CHUNK;
 use super::vector::{load, store};

@@ -1,4 +1,5 @@
-//! AVX2 with FMA and F16C: eight lanes.
+//! AVX2 with FMA and F16C: eight lanes. In and out: `f32` in `__m256`, dwords and bytes in
+//! `__m256i`. Byte dots go through sums of 16 bits, of as many products as fit.
 
 use std::arch::x86_64::*;
 

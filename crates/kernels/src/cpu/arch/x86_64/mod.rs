@@ -1,4 +1,5 @@
-//! x86-64 instruction sets.
+//! x86-64 instruction sets, a file each. Each has a token that stands for its features: a value
+//! of it exists only where the processor has them.
 
 pub(crate) mod avx2;
 pub(crate) mod avx512;

@@ -1,10 +1,8 @@
 //! `y = softmax(scale q·kᵀ + mask) · v` over paged keys and values, without ever holding a
-//! (rows × keys) matrix.
-//!
-//! The work is cut into tiles: consecutive tokens of a span, for the query heads that share a
-//! key-value head, so that each key is read once for all of them. Where there are too few tiles
-//! for the threads, as in decode, the ranges of keys of a tile go to different threads and are
-//! merged; [`tile`] says why the bits do not change.
+//! (rows × keys) matrix. The work is cut into tiles: consecutive tokens of a span, for the query
+//! heads that share a key-value head, so that each key is read once for all of them. Where there
+//! are too few tiles for the threads, as in decode, the ranges of keys of a tile go to different
+//! threads and are merged; [`tile`] says why the bits do not change.
 
 mod backward;
 mod product;
