@@ -7,10 +7,9 @@
 <name>.bin holds blocks, then their values as f32; the first half of the blocks has scales as a
 model has them, the rest is random to the last bit. digests.txt holds, for each format, a number
 of random blocks and the digest of their values; the test makes the same blocks from the name.
-activations.txt does so for what q8_0 and q8_k make of activations.
 
-The values are those of gguf.quants.dequantize (gguf 0.19). It does not know q8_k: its values, and both
-activations, come from the formulas written out below. With --ggml everything is compared with
+The values are those of gguf.quants.dequantize (gguf 0.19). It does not know q8_k: its values
+come from the formula written out below. With --ggml everything is compared with
 that compiled ggml as well (any wheel that carries a libggml-base.so will do), and the script
 fails on the first format that differs.
 """
@@ -103,51 +102,6 @@ def digest(floats):
     return fnv(bits.tolist())
 
 
-def activations(name, length):
-    """64 blocks: multiples of 2^-24 in [-0.5, 0.5), times 2^-8 to 2^7 block by block; then one of
-    many ties, under a scale of 1; then one of zeros."""
-    words = random_bytes(name + " activations", 64 * length * 4).view("<u4").reshape(64, length)
-    x = (words >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24) - np.float32(0.5)
-    x *= np.float32(2.0) ** (np.arange(64) % 16 - 8).astype(np.float32)[:, None]
-    x[62] = (words[62] % np.uint32(508)).astype(np.float32) * np.float32(0.5) - np.float32(127)
-    x[62, 0] = -127.0
-    x[63] = 0.0
-    return x
-
-
-def q8_0_block(x):
-    """d = max|x| / 127; q = x * (1 / d), halves away from zero."""
-    d = max(abs(v) for v in x) / np.float32(127)
-    inverse = np.float32(0) if d == 0 else np.float32(1) / d
-    qs = [int(np.trunc(np.float64(v * inverse) + np.copysign(0.5, v))) for v in x]
-    return np.float16(d).tobytes() + struct.pack("<32b", *qs)
-
-
-def q8_k_block(x):
-    """1 / d = -127 / x[m]; q = x * (1 / d), halves to even; zeros all through for no x[m]."""
-    largest = x[int(np.argmax(np.abs(x)))]
-    if largest == 0:
-        return bytes(292)
-    inverse = np.float32(-127) / largest
-    qs = [min(127, int(np.rint(v * inverse))) for v in x]
-    sums = [sum(qs[i : i + 16]) for i in range(0, 256, 16)]
-    d = np.float32(1) / inverse
-    return np.float32(d).tobytes() + struct.pack("<256b", *qs) + struct.pack("<16h", *sums)
-
-
-class TypeTraits(ctypes.Structure):
-    """The start of ggml_type_traits; the rest is read by nobody here."""
-
-    _fields_ = [
-        ("type_name", ctypes.c_char_p),
-        ("blck_size", ctypes.c_int64),
-        ("blck_size_interleave", ctypes.c_int64),
-        ("type_size", ctypes.c_size_t),
-        ("is_quantized", ctypes.c_bool),
-        ("to_float", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)),
-    ]
-
-
 def pointer(array):
     return ctypes.c_void_p(array.ctypes.data)
 
@@ -187,15 +141,6 @@ class Ggml:
             row(pointer(blocks), pointer(out), ctypes.c_int64(out.size))
         return out
 
-    def activations(self, name, x):
-        length, n_bytes = sizes(name)
-        out = np.zeros(x.size // length * n_bytes, np.uint8)
-        functions = {"q8_0": "quantize_row_q8_0_ref", "q8_k": "quantize_row_q8_K_ref"}
-        row = getattr(self.library, functions[name])
-        row(pointer(x), pointer(out), ctypes.c_int64(x.size))
-        return out
-
-
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -221,18 +166,6 @@ def main():
             assert digest(compared[1]) == digest(values(name, many)), name
             print(f"{name}: these values are ggml's")
     (FOLDER / "digests.txt").write_text("".join(lines))
-
-    lines = []
-    for name, length, block in [("q8_0", 32, q8_0_block), ("q8_k", 256, q8_k_block)]:
-        x = activations(name, length)
-        quantised = b"".join(block(row) for row in x)
-        if name == "q8_0":
-            assert quantised == gguf.quants.quantize(x, ggml_type(name)).tobytes(), name
-        if ggml:
-            assert quantised == ggml.activations(name, x).tobytes(), name
-            print(f"{name}: activations are ggml's")
-        lines.append(f"{name} 64 {fnv(quantised):016x}\n")
-    (FOLDER / "activations.txt").write_text("".join(lines))
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ use std::thread::{JoinHandle, Thread};
 
 use super::tiles::Tiles;
 
-/// Turns of the waiting loop before a worker sleeps: about 50 µs.
-const SPINS: usize = 20_000;
+/// Turns of the waiting loop before a worker sleeps: some 30 to 100 µs, as long as a processor
+/// takes for a pause.
+const SPINS: usize = 2_000;
 
 type Job = *const (dyn Fn(usize) + Sync);
 
