@@ -106,10 +106,14 @@ fn multiply_tile<I: Isa, const R: usize>(
     // Of one or two vectors to a row.
     let mut sums = [[isa.splat(0.0); 2]; R];
     for k in 0..a.len() {
+        let mut b = [isa.splat(0.0); 2];
         for v in 0..PANEL / I::LANES {
-            let b = isa.load(&panel[k][v * I::LANES..]);
-            for r in 0..R {
-                sums[r][v] = isa.fma(isa.splat(a[k][r]), b, sums[r][v]);
+            b[v] = isa.load(&panel[k][v * I::LANES..]);
+        }
+        for r in 0..R {
+            let a = isa.splat(a[k][r]);
+            for v in 0..PANEL / I::LANES {
+                sums[r][v] = isa.fma(a, b[v], sums[r][v]);
             }
         }
     }
