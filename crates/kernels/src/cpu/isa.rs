@@ -111,6 +111,8 @@ pub(crate) trait Isa: Copy {
     fn load_ints(self, src: &[u8]) -> Self::Ints;
     /// The first `LANES` bytes of `src`, signed, as `f32`.
     fn load_signed_bytes(self, src: &[u8]) -> Self::F32;
+    /// The first `LANES` bytes of `src`, one to a dword.
+    fn load_wide_bytes(self, src: &[u8]) -> Self::Ints;
     /// The low and the high halves of the first `LANES` bytes of `src`, as `f32`.
     fn load_halves_of_bytes(self, src: &[u8]) -> (Self::F32, Self::F32);
     /// Bits `FROM..FROM + N` of each byte, moved to its bottom.

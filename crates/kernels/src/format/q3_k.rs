@@ -15,7 +15,7 @@ pub struct Q3K {
     pub hmask: [u8; 32],
     /// Byte `32 h + i`: weights `128 h + 32 k + i` for `k = 0..4`, two bits each, lowest first.
     pub qs: [u8; 64],
-    /// Sixteen scales of 6 bits, see [`Q3K::scales`].
+    /// Sixteen scales of 6 bits, see [`scales`].
     pub scales: [u8; 12],
     /// Scale of the scales.
     pub d: F16,
@@ -23,21 +23,19 @@ pub struct Q3K {
 
 const _: () = assert!(super::layout_is_right::<Q3K>());
 
-impl Q3K {
-    /// The scales, -32 to 31: four low bits each in the first 8 bytes, low halves before high
-    /// halves; two high bits each in the last 4 bytes, lowest bits before higher.
-    #[inline(always)]
-    pub const fn scales(&self) -> [i8; 16] {
-        let mut out = [0; 16];
-        let mut i = 0;
-        while i < 16 {
-            let low = self.scales[i % 8] >> (4 * (i / 8)) & 15;
-            let high = self.scales[8 + i % 4] >> (2 * (i / 4)) & 3;
-            out[i] = (low | high << 4) as i8 - 32;
-            i += 1;
-        }
-        out
+/// The sixteen scales, -32 to 31, of a `q3_k` block: four low bits each in the first 8 bytes, low
+/// halves before high halves; two high bits each in the last 4 bytes, lowest bits before higher.
+#[inline(always)]
+pub const fn scales(packed: &[u8; 12]) -> [i8; 16] {
+    let mut out = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        let low = packed[i % 8] >> (4 * (i / 8)) & 15;
+        let high = packed[8 + i % 4] >> (2 * (i / 4)) & 3;
+        out[i] = (low | high << 4) as i8 - 32;
+        i += 1;
     }
+    out
 }
 
 impl Block for Q3K {
@@ -47,7 +45,7 @@ impl Block for Q3K {
     #[inline(always)]
     fn dequantize(&self, out: &mut [f32; 256]) {
         let d = self.d.to_f32();
-        let scales = self.scales();
+        let scales = scales(&self.scales);
         for (group, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
             let scale = d * f32::from(scales[group]);
             let (half, pair, side) = (group / 8, group % 8 / 2, group % 2);

@@ -145,6 +145,10 @@ impl Isa for Scalar {
         std::array::from_fn(|i| f32::from(src[..LANES][i] as i8))
     }
     #[inline(always)]
+    fn load_wide_bytes(self, src: &[u8]) -> Self::Ints {
+        std::array::from_fn(|i| u32::from(src[..LANES][i]))
+    }
+    #[inline(always)]
     fn load_halves_of_bytes(self, src: &[u8]) -> (Self::F32, Self::F32) {
         let src = &src[..LANES];
         (

@@ -321,16 +321,19 @@ impl<'a, I: Isa> Factors<'a, I> {
     /// Scale and offset of one part; the offset says nothing in a format without minima.
     #[inline(always)]
     pub(super) fn part<B: Coded>(&self, isa: I, part: usize) -> (I::F32, I::F32) {
-        let scales = || &self.block[Layout::<B>::SCALES + GROUP_ROWS * part + self.lane..];
+        let byte = |i: usize| &self.block[Layout::<B>::SCALES + GROUP_ROWS * i + self.lane..];
+        let scales = || byte(part);
         match B::PARTS {
             Parts::None => (self.d, self.min),
             Parts::Scales { .. } => (isa.mul(self.d, isa.load_signed_bytes(scales())), self.min),
-            Parts::ScalesAndMins { .. } => {
-                let mins = &self.block[Layout::<B>::MINS + GROUP_ROWS * part + self.lane..];
-                (
-                    isa.mul(self.d, isa.load_signed_bytes(scales())),
-                    isa.mul(self.min, isa.load_signed_bytes(mins)),
-                )
+            Parts::SixBits => {
+                let (scale, min) = six_bits(isa, byte(0), part);
+                (isa.mul(self.d, isa.byte::<0>(scale)), isa.mul(self.min, isa.byte::<0>(min)))
+            }
+            Parts::SixBitsSigned => {
+                let number = six_bits_signed(isa, byte(0), part);
+                let scale = isa.sub(isa.byte::<0>(number), isa.splat(32.0));
+                (isa.mul(self.d, scale), self.min)
             }
             Parts::Nibbles { .. } => {
                 let (low, high) = isa.load_halves_of_bytes(scales());
@@ -338,4 +341,43 @@ impl<'a, I: Isa> Factors<'a, I> {
             }
         }
     }
+}
+
+/// Scale and minimum of a part of `q4_k` and `q5_k`, from the bytes that
+/// [`scales_and_mins`](crate::format::q4_k::scales_and_mins) describes, sixteen rows of each.
+#[inline(always)]
+fn six_bits<I: Isa>(isa: I, bytes: &[u8], part: usize) -> (I::Ints, I::Ints) {
+    if part < 4 {
+        let min = byte_of_rows(isa, bytes, part + 4);
+        return (isa.bits::<0, 6>(byte_of_rows(isa, bytes, part)), isa.bits::<0, 6>(min));
+    }
+    let low = byte_of_rows(isa, bytes, part + 4);
+    let scale_top = isa.bits::<6, 2>(byte_of_rows(isa, bytes, part - 4));
+    let min_top = isa.bits::<6, 2>(byte_of_rows(isa, bytes, part));
+    (
+        isa.or_up::<4>(isa.bits::<0, 4>(low), scale_top),
+        isa.or_up::<4>(isa.bits::<4, 4>(low), min_top),
+    )
+}
+
+/// Scale of a part of `q3_k`, 32 too large, from the bytes that
+/// [`scales`](crate::format::q3_k::scales) describes, sixteen rows of each.
+#[inline(always)]
+fn six_bits_signed<I: Isa>(isa: I, bytes: &[u8], part: usize) -> I::Ints {
+    let low = byte_of_rows(isa, bytes, part % 8);
+    let low = if part < 8 { isa.bits::<0, 4>(low) } else { isa.bits::<4, 4>(low) };
+    let high = byte_of_rows(isa, bytes, 8 + part % 4);
+    let high = match part / 4 {
+        0 => isa.bits::<0, 2>(high),
+        1 => isa.bits::<2, 2>(high),
+        2 => isa.bits::<4, 2>(high),
+        _ => isa.bits::<6, 2>(high),
+    };
+    isa.or_up::<4>(low, high)
+}
+
+/// Byte `index` of the scales of each row, one to a dword.
+#[inline(always)]
+fn byte_of_rows<I: Isa>(isa: I, bytes: &[u8], index: usize) -> I::Ints {
+    isa.load_wide_bytes(&bytes[GROUP_ROWS * index..])
 }

@@ -8,7 +8,7 @@ use crate::format::iq4_nl::{self, Iq4Nl};
 use crate::format::iq4_xs::Iq4Xs;
 use crate::format::mxfp4::{self, Mxfp4};
 use crate::format::q2_k::Q2K;
-use crate::format::q3_k::Q3K;
+use crate::format::q3_k::{self, Q3K};
 use crate::format::q4_0::Q4_0;
 use crate::format::q4_1::Q4_1;
 use crate::format::q4_k::{Q4K, scales_and_mins};
@@ -29,11 +29,10 @@ pub(crate) enum Parts {
         /// 16 or 32.
         len: usize,
     },
-    /// A scale and a minimum, both below 128.
-    ScalesAndMins {
-        /// 16 or 32.
-        len: usize,
-    },
+    /// Scales and minima of six bits in the twelve bytes of `q4_k`, for parts of 32.
+    SixBits,
+    /// Scales of six bits less 32 in the twelve bytes of `q3_k`, for parts of 16.
+    SixBitsSigned,
     /// A scale in the low half, a minimum in the high half.
     Nibbles {
         /// 16 or 32.
@@ -48,10 +47,8 @@ pub(crate) struct Factors {
     pub(crate) d: [u8; 4],
     /// Scale of the minima, with the sign that it has in the sum: an `f16`.
     pub(crate) min: [u8; 2],
-    /// As [`Parts`] says.
+    /// As [`Parts`] says: a byte for each part, or twelve.
     pub(crate) scales: [u8; 16],
-    /// Likewise.
-    pub(crate) mins: [u8; 16],
 }
 
 /// A format that is packed.
@@ -114,14 +111,17 @@ pub(super) fn part_factors<B: Coded>(
     d: f32,
     min: f32,
 ) -> (f32, f32) {
-    let scale = || block[super::Layout::<B>::SCALES + super::GROUP_ROWS * part + row];
+    let byte = |i: usize| block[super::Layout::<B>::SCALES + super::GROUP_ROWS * i + row];
+    let scale = || byte(part);
+    let twelve = || std::array::from_fn(byte);
     match B::PARTS {
         Parts::None => (d, min),
         Parts::Scales { .. } => (d * f32::from(scale() as i8), min),
-        Parts::ScalesAndMins { .. } => {
-            let at = super::Layout::<B>::MINS + super::GROUP_ROWS * part + row;
-            (d * f32::from(scale()), min * f32::from(block[at]))
+        Parts::SixBits => {
+            let (scales, mins) = scales_and_mins(&twelve());
+            (d * f32::from(scales[part]), min * f32::from(mins[part]))
         }
+        Parts::SixBitsSigned => (d * f32::from(q3_k::scales(&twelve())[part]), min),
         Parts::Nibbles { .. } => (d * f32::from(scale() & 15), min * f32::from(scale() >> 4)),
     }
 }
@@ -236,7 +236,7 @@ impl Coded for Q2K {
     const MINIMUM: bool = true;
     fn factors(&self) -> Factors {
         let (d, min) = (narrow(self.d), negated(self.dmin));
-        Factors { d, min, scales: self.scales, ..Factors::default() }
+        Factors { d, min, scales: self.scales }
     }
     fn codes(&self, out: &mut [u8]) {
         bit_pairs(&self.qs, out);
@@ -246,10 +246,9 @@ impl Coded for Q2K {
 impl Coded for Q3K {
     const BITS: usize = 3;
     const ZERO: i32 = 4;
-    const PARTS: Parts = Parts::Scales { len: 16 };
+    const PARTS: Parts = Parts::SixBitsSigned;
     fn factors(&self) -> Factors {
-        let scales = self.scales().map(|scale| scale as u8);
-        Factors { d: narrow(self.d), scales, ..Factors::default() }
+        Factors { d: narrow(self.d), scales: padded(&self.scales), ..Factors::default() }
     }
     fn codes(&self, out: &mut [u8]) {
         bit_pairs(&self.qs, out);
@@ -261,11 +260,14 @@ impl Coded for Q3K {
 
 /// The factors of `q4_k` and `q5_k`.
 fn super_factors((d, dmin): (F16, F16), packed: &[u8; 12]) -> Factors {
-    let (scales, mins) = scales_and_mins(packed);
-    let mut factors = Factors { d: narrow(d), min: negated(dmin), ..Factors::default() };
-    factors.scales[..8].copy_from_slice(&scales);
-    factors.mins[..8].copy_from_slice(&mins);
-    factors
+    Factors { d: narrow(d), min: negated(dmin), scales: padded(packed) }
+}
+
+/// The twelve bytes of scales, then zeros.
+fn padded(packed: &[u8; 12]) -> [u8; 16] {
+    let mut scales = [0; 16];
+    scales[..12].copy_from_slice(packed);
+    scales
 }
 
 /// Four bits of each weight of 256: byte `32 k + i` has those of `64 k + i` and `64 k + 32 + i`.
@@ -281,7 +283,7 @@ fn pairs_of_groups(qs: &[u8; 128], out: &mut [u8]) {
 impl Coded for Q4K {
     const BITS: usize = 4;
     const ZERO: i32 = 0;
-    const PARTS: Parts = Parts::ScalesAndMins { len: 32 };
+    const PARTS: Parts = Parts::SixBits;
     const MINIMUM: bool = true;
     fn factors(&self) -> Factors {
         super_factors((self.d, self.dmin), &self.scales)
@@ -294,7 +296,7 @@ impl Coded for Q4K {
 impl Coded for Q5K {
     const BITS: usize = 5;
     const ZERO: i32 = 0;
-    const PARTS: Parts = Parts::ScalesAndMins { len: 32 };
+    const PARTS: Parts = Parts::SixBits;
     const MINIMUM: bool = true;
     fn factors(&self) -> Factors {
         super_factors((self.d, self.dmin), &self.scales)

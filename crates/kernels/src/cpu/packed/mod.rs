@@ -6,8 +6,7 @@
 //! ```text
 //! scale d           16 f16 (f32 for mxfp4)
 //! minimum           16 f16, where the format has one; its sign is that of the sum
-//! scales of parts   16 bytes for each part of 32 (or 16) weights, where the format has them
-//! minima of parts   likewise
+//! scales of parts   16 bytes for each byte of them in the format: one for a part, or twelve
 //! for each 32 weights, planes of their codes; a dword belongs to one row:
 //!   four bits       4 x 16 dwords; dwords 2t and 2t + 1 of codes in the low and the high halves
 //!   two bits        2 x 16 dwords; dwords 4h + s of codes at bits 2s of every byte
@@ -46,28 +45,25 @@ pub(crate) struct Layout<B>(std::marker::PhantomData<B>);
 impl<B: Coded> Layout<B> {
     /// Groups of 32 weights in a block.
     pub(crate) const GROUPS: usize = B::LEN / 32;
-    /// Parts with a scale of their own, in a block.
-    pub(crate) const N_PARTS: usize = match B::PARTS {
+    /// Bytes of the scales of parts, for each row.
+    pub(crate) const SCALE_BYTES: usize = match B::PARTS {
         Parts::None => 0,
-        _ => B::LEN / Self::PART_LEN,
+        Parts::Scales { .. } | Parts::Nibbles { .. } => B::LEN / Self::PART_LEN,
+        Parts::SixBits | Parts::SixBitsSigned => 12,
     };
     /// Weights that share a scale.
     pub(crate) const PART_LEN: usize = match B::PARTS {
         Parts::None => B::LEN,
-        Parts::Scales { len } | Parts::ScalesAndMins { len } | Parts::Nibbles { len } => len,
+        Parts::Scales { len } | Parts::Nibbles { len } => len,
+        Parts::SixBits => 32,
+        Parts::SixBitsSigned => 16,
     };
     /// The minimum.
     pub(crate) const MIN: usize = GROUP_ROWS * if B::WIDE { 4 } else { 2 };
     /// The scales of parts.
     pub(crate) const SCALES: usize = Self::MIN + if B::MINIMUM { 2 * GROUP_ROWS } else { 0 };
-    /// The minima of parts.
-    pub(crate) const MINS: usize = Self::SCALES + GROUP_ROWS * Self::N_PARTS;
     /// The planes.
-    pub(crate) const CODES: usize = Self::MINS
-        + match B::PARTS {
-            Parts::ScalesAndMins { .. } => GROUP_ROWS * Self::N_PARTS,
-            _ => 0,
-        };
+    pub(crate) const CODES: usize = Self::SCALES + GROUP_ROWS * Self::SCALE_BYTES;
     /// Bytes of the planes of 32 weights.
     pub(crate) const GROUP_BYTES: usize = 4 * GROUP_ROWS * B::BITS;
     /// Bytes of a packed block.
@@ -192,11 +188,8 @@ fn pack_block<B: Coded>(block: &B, row: usize, out: &mut [u8]) {
     if B::MINIMUM {
         out[Layout::<B>::MIN + 2 * row..][..2].copy_from_slice(&factors.min);
     }
-    for part in 0..Layout::<B>::N_PARTS {
-        out[Layout::<B>::SCALES + GROUP_ROWS * part + row] = factors.scales[part];
-        if matches!(B::PARTS, Parts::ScalesAndMins { .. }) {
-            out[Layout::<B>::MINS + GROUP_ROWS * part + row] = factors.mins[part];
-        }
+    for (i, byte) in factors.scales[..Layout::<B>::SCALE_BYTES].iter().enumerate() {
+        out[Layout::<B>::SCALES + GROUP_ROWS * i + row] = *byte;
     }
     let mut codes = [0; 256];
     block.codes(&mut codes[..B::LEN]);

@@ -247,6 +247,12 @@ impl Isa for Avx2 {
         unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(src.as_ptr().cast()))) }
     }
     #[inline(always)]
+    fn load_wide_bytes(self, src: &[u8]) -> __m256i {
+        let src = &src[..LANES];
+        // SAFETY: the token proves avx2; `src` holds eight bytes.
+        unsafe { _mm256_cvtepu8_epi32(_mm_loadl_epi64(src.as_ptr().cast())) }
+    }
+    #[inline(always)]
     fn load_halves_of_bytes(self, src: &[u8]) -> (__m256, __m256) {
         let src = &src[..LANES];
         // SAFETY: the token proves avx2; `src` holds eight bytes.

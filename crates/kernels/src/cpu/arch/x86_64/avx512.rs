@@ -196,6 +196,12 @@ impl Isa for Avx512 {
         unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(src.as_ptr().cast()))) }
     }
     #[inline(always)]
+    fn load_wide_bytes(self, src: &[u8]) -> __m512i {
+        let src = &src[..LANES];
+        // SAFETY: the token proves avx512f; `src` holds sixteen bytes.
+        unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(src.as_ptr().cast())) }
+    }
+    #[inline(always)]
     fn load_halves_of_bytes(self, src: &[u8]) -> (__m512, __m512) {
         let src = &src[..LANES];
         // SAFETY: the token proves avx512f; `src` holds sixteen bytes.
