@@ -96,13 +96,7 @@ impl Rope {
         if factors.is_some() && divisors.len() != dim.div_ceil(2) {
             return Err(count_error("rope_freqs.weight", dim, divisors.len()));
         }
-        let own = match kind {
-            RopeKind::Dynamic { .. } => Some("dynamic"),
-            RopeKind::LongRope(_) => Some("longrope"),
-            RopeKind::Proportional { .. } => Some("proportional"),
-            _ => None,
-        };
-        if let (Some(kind), Some(_)) = (own, factors) {
+        if let (Some(kind), Some(_)) = (kind_without_factors(kind), factors) {
             return Err(RopeError::Factors(kind));
         }
         let plain = || {
@@ -227,6 +221,16 @@ impl Rope {
                 *s = sine * self.attention_scaling;
             }
         }
+    }
+}
+
+/// The name of a kind that explicit divisors say nothing of.
+fn kind_without_factors(kind: &RopeKind) -> Option<&'static str> {
+    match kind {
+        RopeKind::Dynamic { .. } => Some("dynamic"),
+        RopeKind::LongRope(_) => Some("longrope"),
+        RopeKind::Proportional { .. } => Some("proportional"),
+        _ => None,
     }
 }
 
