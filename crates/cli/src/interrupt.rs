@@ -1,6 +1,6 @@
 //! Ctrl-C. Inside a [`Graceful`] scope the first one asks the work to stop and the second kills;
-//! outside one, where there is nothing to save, the first kills. In a [`Conversation`], which is
-//! lost with the program, none kills, however many come.
+//! outside one, where there is nothing to save, the first kills. In a conversation, which is lost
+//! with the program, none kills, however many come.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
@@ -23,22 +23,10 @@ pub(crate) fn listen() -> Result<(), ctrlc::Error> {
     })
 }
 
-/// While this lives, no Ctrl-C ends the program: an answer stops, what was said stays.
-#[derive(Debug)]
-pub(crate) struct Conversation(());
-
-impl Conversation {
-    /// Begins.
-    pub(crate) fn new() -> Self {
-        CONVERSATION.store(true, SeqCst);
-        Self(())
-    }
-}
-
-impl Drop for Conversation {
-    fn drop(&mut self) {
-        CONVERSATION.store(false, SeqCst);
-    }
+/// From now on no Ctrl-C ends the program: an answer stops, what was said stays. The program ends
+/// with the conversation, so nothing takes this back; a Ctrl-C that is handled late finds it so.
+pub(crate) fn begin_conversation() {
+    CONVERSATION.store(true, SeqCst);
 }
 
 /// While this lives, the first Ctrl-C only sets a flag.

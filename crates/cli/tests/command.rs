@@ -475,7 +475,8 @@ fn bench_reports_its_keys() {
 
 /// Runs a conversation on a terminal that `script` makes; `None` where there is no such program.
 fn on_a_terminal(args: &str, typed: &str) -> Option<String> {
-    let command = format!("{} {args}", env!("CARGO_BIN_EXE_puna"));
+    // In place of the shell: some shells wait beside the command and die of its Ctrl-C.
+    let command = format!("exec {} {args}", env!("CARGO_BIN_EXE_puna"));
     let mut child = Command::new("script")
         .args(["-qec", &command, "/dev/null"])
         .env("PUNA_HOME", home())

@@ -80,7 +80,8 @@ struct Chat {
 
 impl Chat {
     fn start(args: &str) -> Option<Self> {
-        let command = format!("{} {args}", env!("CARGO_BIN_EXE_puna"));
+        // In place of the shell: some shells wait beside the command and die of its Ctrl-C.
+        let command = format!("exec {} {args}", env!("CARGO_BIN_EXE_puna"));
         let spawned = Command::new("script")
             .args(["-qec", &command, "/dev/null"])
             .env("PUNA_HOME", home())

@@ -17,7 +17,7 @@ use serde_json::Value;
 use super::answer::{self, Lengths, generate};
 use super::prompt::{PromptFormat, message};
 use crate::failure::print_error;
-use crate::interrupt::{Conversation, Graceful};
+use crate::interrupt::{Graceful, begin_conversation};
 use crate::models::data_dir;
 use crate::output::{Output, stdout_colour};
 
@@ -85,14 +85,13 @@ pub(crate) fn chat(asked: &mut Asked, system: Option<&str>) -> anyhow::Result<()
         let _ = editor.load_history(path);
     }
     eprintln!("/help tells what can be typed here; Ctrl-D leaves.");
-    let conversation = Conversation::new();
+    begin_conversation();
     let outcome = turns(asked, &mut editor, system);
     if let Some(path) = &history
         && let Err(error) = editor.save_history(path)
     {
         print_error(&format!("cannot keep the history in {}: {error}", path.display()));
     }
-    drop(conversation);
     outcome
 }
 
