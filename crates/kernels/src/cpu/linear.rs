@@ -44,7 +44,7 @@ thread_local! {
 
 /// How a weight is multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Path {
+pub(super) enum Path {
     /// Integer dots.
     Integer,
     /// `f32` dots.
@@ -58,7 +58,7 @@ enum Path {
 }
 
 impl Path {
-    fn of(cpu: &Cpu, weight: &CpuWeight, rows: usize) -> Self {
+    pub(super) fn of(cpu: &Cpu, weight: &CpuWeight, rows: usize) -> Self {
         let format = weight.format();
         let float = matches!(format, Format::F32 | Format::F16 | Format::Bf16);
         match rows {

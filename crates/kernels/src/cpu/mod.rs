@@ -11,6 +11,7 @@ mod linear;
 pub mod measure;
 mod ops;
 mod packed;
+mod plan;
 mod pool;
 mod product;
 mod rect;
@@ -21,6 +22,7 @@ mod weight;
 pub use buf::CpuBuf;
 pub use isa::UnknownIsa;
 pub use kv_cache::CpuKvCache;
+pub use plan::LinearPlan;
 pub use weight::CpuWeight;
 
 use isa::{Kernels, PairKernels, Tables};

@@ -349,7 +349,10 @@ impl PairIsa for Avx512Bf16 {
     #[inline(always)]
     fn dot_pairs(self, a: __m512, b: __m512, sum: __m512) -> __m512 {
         // SAFETY: the token proves avx512bf16. All are 512 bits.
-        unsafe { _mm512_dpbf16_ps(sum, std::mem::transmute(a), std::mem::transmute(b)) }
+        unsafe {
+            let a = std::mem::transmute::<__m512, __m512bh>(a);
+            _mm512_dpbf16_ps(sum, a, std::mem::transmute::<__m512, __m512bh>(b))
+        }
     }
 }
 
