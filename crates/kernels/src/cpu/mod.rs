@@ -9,6 +9,7 @@ pub mod isa;
 mod kv_cache;
 mod linear;
 pub mod measure;
+mod operands;
 mod ops;
 mod packed;
 mod plan;

@@ -5,6 +5,7 @@
 //! against another run. [`packed`] has what only packed weights promise.
 
 mod packed;
+mod shapes;
 
 use bytes::Bytes;
 
