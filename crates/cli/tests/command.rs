@@ -473,6 +473,23 @@ fn bench_reports_its_keys() {
     run(home(), &["bench", "-m", &tiny, "-r", "0"]).failed(2);
 }
 
+#[test]
+fn bench_explains_what_runs() {
+    let tiny = model("tiny");
+    let args = ["bench", "-m", &tiny, "-p", "16", "-g", "8", "-r", "1", "--explain"];
+    let report = json(&run(home(), &[&args[..], &["--json"]].concat()).ok());
+    let kinds = report["explain"].as_array().unwrap();
+    let names: Vec<_> = kinds.iter().map(|kind| kind["tensor"].as_str().unwrap()).collect();
+    for name in ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "down_proj", "lm_head"] {
+        assert!(names.contains(&name), "{names:?}");
+    }
+    for product in kinds.iter().flat_map(|kind| kind["products"].as_array().unwrap()) {
+        assert!(product["ms"].as_f64().unwrap() > 0.0 && product["path"].is_string(), "{product}");
+    }
+    let text = run(home(), &args).ok();
+    assert!(text.contains("of the bandwidth") && text.contains("16 rows"), "{text}");
+}
+
 /// Runs a conversation on a terminal that `script` makes; `None` where there is no such program.
 fn on_a_terminal(args: &str, typed: &str) -> Option<String> {
     // In place of the shell: some shells wait beside the command and die of its Ctrl-C.

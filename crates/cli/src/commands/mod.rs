@@ -4,6 +4,7 @@
 mod answer;
 mod bench;
 mod chat;
+mod explain;
 mod inspect;
 mod perplexity;
 mod prompt;

@@ -37,6 +37,8 @@ pub(crate) trait Isa: Copy {
     /// Whether the sums of four rows fit in registers beside what they are made of; else dots of
     /// few rows take one row at a time, and less code.
     const FOUR_ROWS: bool;
+    /// Whether there are registers for a tile of four panels.
+    const WIDE_TILES: bool;
     /// What [`Isa::dot_bytes`] takes from each code.
     const BYTE_ZERO: i32;
 
@@ -172,31 +174,41 @@ fn exp_parts<I: Isa>(isa: I, x: I::F32) -> (I::F32, I::F32) {
     (n, isa.fma(p, isa.mul(r, r), r))
 }
 
-/// Declares [`Kernels`] and one static table per instruction set.
+/// Instruction sets that multiply `bf16` values two at a time. A word is the 32 bits of a pair: the
+/// first value in the low half, as memory holds two neighbours. Words travel as `f32`.
+pub(crate) trait PairIsa: Isa {
+    /// `low` and `high`, each rounded to the nearest `bf16`, ties to even, as words.
+    fn pair(self, low: Self::F32, high: Self::F32) -> Self::F32;
+    /// The first `2 * LANES` values of `src` as words of neighbours.
+    fn pair_up(self, src: &[f32]) -> Self::F32;
+    /// `sum + a_low b_low + a_high b_high` of each lane; subnormal values may count as zeros.
+    fn dot_pairs(self, a: Self::F32, b: Self::F32, sum: Self::F32) -> Self::F32;
+}
+
+/// Declares a struct of kernels and one static table of it per instruction set.
 ///
 /// Each kernel is a generic function over [`Isa`] that takes the token first.
 macro_rules! kernels {
-    (isas: [$($isa:tt)*], kernels: $list:tt) => {
-        kernels!(@declare $list);
-        $(kernels!(@table $isa $list);)*
+    ($(#[$table_doc:meta])* $table:ident, isas: [$($isa:tt)*], kernels: $list:tt) => {
+        kernels!(@declare [$(#[$table_doc])*] $table $list);
+        $(kernels!(@table $table $isa $list);)*
     };
-    (@declare { $($(#[$doc:meta])* $name:ident = $path:path: ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)?;)* }) => {
-        /// The kernels of one instruction set.
+    (@declare [$(#[$table_doc:meta])*] $table:ident
+        { $($(#[$doc:meta])* $name:ident = $path:path: ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)?;)* }) => {
+        $(#[$table_doc])*
         #[derive(Debug)]
-        pub(crate) struct Kernels {
-            /// Name that `PUNA_ISA` selects it by.
-            pub(crate) isa: &'static str,
+        pub(crate) struct $table {
             $($(#[$doc])* pub(crate) $name: fn($($ty),*) $(-> $ret)?,)*
         }
     };
-    (@table ($module:ident, $token:expr, $isa:literal, $features:meta, $arch:meta)
+    (@table $table:ident ($module:ident, $token:expr, $features:meta, $arch:meta)
         { $($(#[$doc:meta])* $name:ident = $path:path: ($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)* }) => {
         // A module of its own is compiled by a thread of its own.
         #[$arch]
         mod $module {
             use super::*;
 
-            pub(super) static TABLE: Kernels = {
+            pub(super) static TABLE: $table = {
                 $(
                     #[allow(unused_unsafe, reason = "the portable table needs no features")]
                     fn $name($($arg: $ty),*) $(-> $ret)? {
@@ -209,26 +221,26 @@ macro_rules! kernels {
                         unsafe { inner($($arg),*) }
                     }
                 )*
-                Kernels { isa: $isa, $($name,)* }
+                $table { $($name,)* }
             };
         }
     };
 }
 
 kernels! {
+    /// The kernels of one instruction set.
+    Kernels,
     isas: [
-        (scalar, Scalar, "scalar", inline, cfg(all()))
+        (scalar, Scalar, inline, cfg(all()))
         (
             avx2,
             crate::cpu::arch::x86_64::avx2::Avx2::assume(),
-            "avx2",
             target_feature(enable = "avx2,fma,f16c"),
             cfg(target_arch = "x86_64")
         )
         (
             avx512,
             crate::cpu::arch::x86_64::avx512::Avx512::assume(),
-            "avx512",
             target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c"),
             cfg(target_arch = "x86_64")
         )
@@ -356,8 +368,46 @@ kernels! {
     }
 }
 
+kernels! {
+    /// Products of `bf16` pairs.
+    PairKernels,
+    isas: [
+        (
+            avx512bf16,
+            crate::cpu::arch::x86_64::avx512::Avx512Bf16::assume(),
+            target_feature(
+                enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c"
+            ),
+            cfg(target_arch = "x86_64")
+        )
+    ],
+    kernels: {
+        /// [`Kernels::multiply_adds`] of pairs.
+        multiply_adds = crate::cpu::measure::pair_multiply_adds: (turns: usize) -> usize;
+        /// Values as words of neighbours; a last one alone beside a zero.
+        pair_up = ops::panel::pair_up: (x: &[f32], words: &mut [f32]);
+        /// Packed blocks of sixteen rows as a panel of words.
+        packed_panel = ops::panel::pairs_from_packed:
+            (format: Format, blocks: &[u8], panel: &mut [f32]);
+        /// [`Kernels::multiply`] of words.
+        multiply = ops::panel::multiply_pairs: (
+            a: &[f32], panels: &[f32], start: Start, c: &mut [&mut [f32]]
+        );
+    }
+}
+
+/// The tables of a processor.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tables {
+    /// Name that `PUNA_ISA` selects it by.
+    pub(crate) name: &'static str,
+    pub(crate) kernels: &'static Kernels,
+    /// Where products of `bf16` pairs are faster than of `f32`.
+    pub(crate) pairs: Option<&'static PairKernels>,
+}
+
 /// The tables that this processor can run, best first.
-fn available() -> Vec<&'static Kernels> {
+fn available() -> Vec<Tables> {
     let mut tables = Vec::new();
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2")
@@ -370,11 +420,15 @@ fn available() -> Vec<&'static Kernels> {
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vnni")
         {
-            tables.push(&avx512::TABLE);
+            let (kernels, pairs) = (&avx512::TABLE, Some(&avx512bf16::TABLE));
+            if is_x86_feature_detected!("avx512bf16") {
+                tables.push(Tables { name: "avx512bf16", kernels, pairs });
+            }
+            tables.push(Tables { name: "avx512", kernels, pairs: None });
         }
-        tables.push(&avx2::TABLE);
+        tables.push(Tables { name: "avx2", kernels: &avx2::TABLE, pairs: None });
     }
-    tables.push(&scalar::TABLE);
+    tables.push(Tables { name: "scalar", kernels: &scalar::TABLE, pairs: None });
     tables
 }
 
@@ -389,21 +443,21 @@ pub struct UnknownIsa {
 }
 
 /// The table named by `isa`, else by the environment variable `PUNA_ISA`, else the best.
-pub(crate) fn detect(isa: Option<&str>) -> Result<&'static Kernels, UnknownIsa> {
+pub(crate) fn detect(isa: Option<&str>) -> Result<Tables, UnknownIsa> {
     let from_env = std::env::var("PUNA_ISA").ok().filter(|name| !name.is_empty());
     let tables = available();
     match isa.or(from_env.as_deref()) {
         None => Ok(tables[0]),
-        Some(name) => tables.iter().find(|t| t.isa == name).copied().ok_or_else(|| UnknownIsa {
+        Some(name) => tables.iter().find(|t| t.name == name).copied().ok_or_else(|| UnknownIsa {
             asked: name.to_owned(),
-            available: tables.iter().map(|t| t.isa).collect::<Vec<_>>().join(", "),
+            available: tables.iter().map(|t| t.name).collect::<Vec<_>>().join(", "),
         }),
     }
 }
 
 /// Names of the instruction sets that this processor can run, best first.
 pub fn names() -> Vec<&'static str> {
-    available().iter().map(|t| t.isa).collect()
+    available().iter().map(|t| t.name).collect()
 }
 
 #[cfg(test)]
@@ -424,7 +478,7 @@ mod tests {
             return;
         }
         #[cfg(target_arch = "x86_64")]
-        if isa == "avx512" {
+        if isa.starts_with("avx512") {
             #[target_feature(
                 enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c"
             )]

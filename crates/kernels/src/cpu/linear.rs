@@ -2,11 +2,15 @@
 //!
 //! A few rows of `x` read each weight once: packed ones against `x` as whole numbers, the others,
 //! as they lie, in `f32`. More rows, and all rows of an exact backend, take the blocked product on
-//! dequantised panels.
+//! dequantised panels: of `bf16` pairs where the machine multiplies those faster and the weights
+//! were no finer, else of `f32`.
 
 use std::cell::Cell;
 use std::ops::Range;
 
+use super::operands::{
+    pack_panel_row, pack_row_pairs, pack_rows, pack_weight_pairs, pack_weight_transposed,
+};
 use super::ops::activations::SplitRows;
 use super::ops::dot_packed::Groups;
 use super::ops::panel::{PANEL, STRIP, Start};
@@ -42,19 +46,21 @@ thread_local! {
 
 /// How a weight is multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Path {
+pub(super) enum Path {
     /// Integer dots.
     Integer,
     /// `f32` dots.
     Float,
     /// `f32` dots with rows dequantised one at a time.
     Row,
-    /// The blocked product.
+    /// The blocked product of `f32`.
     Panel,
+    /// The blocked product of `bf16` pairs.
+    Pairs,
 }
 
 impl Path {
-    fn of(cpu: &Cpu, weight: &CpuWeight, rows: usize) -> Self {
+    pub(super) fn of(cpu: &Cpu, weight: &CpuWeight, rows: usize) -> Self {
         let format = weight.format();
         let float = matches!(format, Format::F32 | Format::F16 | Format::Bf16);
         match rows {
@@ -62,9 +68,20 @@ impl Path {
             0..=FEW_FLOAT if float => Self::Float,
             0..=FEW_INTEGER if matches!(weight, CpuWeight::Packed(_)) => Self::Integer,
             0..=FEW_OTHER if !float => Self::Row,
+            _ if cpu.pairs.is_some() && may_be_bf16(weight) => Self::Pairs,
             _ => Self::Panel,
         }
     }
+
+    /// Whether all rows are multiplied together.
+    fn is_blocked(self) -> bool {
+        matches!(self, Self::Panel | Self::Pairs)
+    }
+}
+
+/// Whether rounding to `bf16` loses little beside what the encoding lost.
+fn may_be_bf16(weight: &CpuWeight) -> bool {
+    matches!(weight, CpuWeight::Packed(_)) || weight.format() == Format::Bf16
 }
 
 /// See [`crate::Backend::linear`].
@@ -94,7 +111,9 @@ pub(super) fn forward(
         }
     });
     for outputs in outputs.chunks_mut(MAX_RESULTS) {
-        many_rows(cpu, x, rows, dtype, outputs);
+        let many = Many { cpu, x, rows, dtype };
+        many.run(Path::Panel, outputs);
+        many.run(Path::Pairs, outputs);
     }
 }
 
@@ -111,13 +130,13 @@ struct Few<'a> {
 }
 
 impl Few<'_> {
-    /// The outputs that do not take [`Path::Panel`].
+    /// The outputs whose path is not blocked.
     fn run(&self, outputs: &mut [(&CpuWeight, &mut CpuBuf)]) {
         let mut results: [Option<(&CpuWeight, Path, Tiles<'_, f32>)>; MAX_RESULTS] =
             Default::default();
         for (slot, (weight, y)) in results.iter_mut().zip(outputs) {
             let path = Path::of(self.cpu, weight, self.rows);
-            if path != Path::Panel {
+            if !path.is_blocked() {
                 *slot = Some((*weight, path, Tiles::new(y, self.rows, weight.rows())));
             }
         }
@@ -186,43 +205,66 @@ fn parts_of(weight: &CpuWeight) -> usize {
     weight.rows().div_ceil(part_rows(weight))
 }
 
-/// The outputs that take [`Path::Panel`].
-fn many_rows(
-    cpu: &Cpu,
-    x: &[f32],
+/// Many rows of activations.
+struct Many<'a> {
+    cpu: &'a Cpu,
+    /// `(rows, cols)`.
+    x: &'a [f32],
     rows: usize,
     dtype: Dtype,
-    outputs: &mut [(&CpuWeight, &mut CpuBuf)],
-) {
-    let cols = x.len() / rows;
-    let mut weights: [Option<&CpuWeight>; MAX_RESULTS] = Default::default();
-    let mut results: [Tiles<'_, f32>; MAX_RESULTS] =
-        std::array::from_fn(|_| Tiles::new(&mut [], rows, 0));
-    let mut n = 0;
-    for (weight, y) in outputs {
-        if Path::of(cpu, weight, rows) == Path::Panel {
-            weights[n] = Some(*weight);
-            results[n] = Tiles::new(y, rows, weight.rows());
-            n += 1;
+}
+
+impl Many<'_> {
+    /// The outputs that take `path`, a blocked one.
+    fn run(&self, path: Path, outputs: &mut [(&CpuWeight, &mut CpuBuf)]) {
+        let &Self { cpu, x, rows, dtype } = self;
+        let cols = x.len() / rows;
+        let mut weights: [Option<&CpuWeight>; MAX_RESULTS] = Default::default();
+        let mut results: [Tiles<'_, f32>; MAX_RESULTS] =
+            std::array::from_fn(|_| Tiles::new(&mut [], rows, 0));
+        let mut n = 0;
+        for (weight, y) in outputs {
+            if Path::of(cpu, weight, rows) == path {
+                weights[n] = Some(*weight);
+                results[n] = Tiles::new(y, rows, weight.rows());
+                n += 1;
+            }
+        }
+        let (start, width) = (Start::Zero, WIDTH);
+        match cpu.pairs {
+            _ if n == 0 => {}
+            Some(pairs) if path == Path::Pairs => Product {
+                rows,
+                depth: cols.div_ceil(2),
+                width,
+                start,
+                dtype,
+                multiply: pairs.multiply,
+                left: &|rows, words, strip| pack_row_pairs(pairs, x, cols, rows, words, strip),
+                right: &|index, words, features, panels| {
+                    if let Some(weight) = weights[index] {
+                        pack_weight_pairs(cpu, pairs, weight, words, features, panels);
+                    }
+                },
+            }
+            .run(cpu, &results[..n]),
+            _ => Product {
+                rows,
+                depth: cols,
+                width,
+                start,
+                dtype,
+                multiply: cpu.kernels.multiply,
+                left: &|rows, depth, strip| pack_rows(x, cols, rows, depth, strip),
+                right: &|index, depth, features, panels| {
+                    if let Some(weight) = weights[index] {
+                        pack_weight_transposed(cpu, weight, depth, features, panels);
+                    }
+                },
+            }
+            .run(cpu, &results[..n]),
         }
     }
-    if n == 0 {
-        return;
-    }
-    Product {
-        rows,
-        depth: cols,
-        width: WIDTH,
-        start: Start::Zero,
-        dtype,
-        left: &|rows, depth, strip| pack_rows(x, cols, rows, depth, strip),
-        right: &|index, depth, features, panels| {
-            if let Some(weight) = weights[index] {
-                pack_weight_transposed(cpu, weight, depth, features, panels);
-            }
-        },
-    }
-    .run(cpu, &results[..n]);
 }
 
 /// See [`crate::Backend::linear_backward_input`].
@@ -241,6 +283,7 @@ pub(super) fn backward_input(
         width: WIDTH.max(weight.format().block_len()),
         start: Start::Held,
         dtype: Dtype::F32,
+        multiply: cpu.kernels.multiply,
         left: &|rows, depth, strip| pack_rows(dy, out, rows, depth, strip),
         right: &|_, depth, cols, panels| {
             let mut row = [0.0; STEP];
@@ -271,6 +314,7 @@ pub(super) fn backward_weight(
         width: WIDTH,
         start: Start::Held,
         dtype: Dtype::F32,
+        multiply: cpu.kernels.multiply,
         left: &|features, depth, strip| {
             for (row, strip) in depth.zip(strip.as_chunks_mut::<STRIP>().0) {
                 let dy = &dy[row * cols_out..][features.clone()];
@@ -284,49 +328,6 @@ pub(super) fn backward_weight(
         },
     }
     .run(cpu, &[Tiles::new(dw, cols_out, cols_in)]);
-}
-
-/// Rows of a `(_, cols)` matrix over a range of columns, as a strip `[depth][6]`. Missing rows
-/// keep what the strip held: their sums are not stored.
-fn pack_rows(x: &[f32], cols: usize, rows: Range<usize>, depth: Range<usize>, strip: &mut [f32]) {
-    for (i, row) in rows.enumerate() {
-        let x = &x[row * cols..][depth.clone()];
-        for (x, strip) in x.iter().zip(strip.as_chunks_mut::<STRIP>().0) {
-            strip[i] = *x;
-        }
-    }
-}
-
-/// One row of a `B` into row `k` of panels `depth` deep.
-fn pack_panel_row(row: &[f32], k: usize, depth: usize, panels: &mut [f32]) {
-    for (row, panel) in row.chunks(PANEL).zip(panels.chunks_exact_mut(depth * PANEL)) {
-        panel[k * PANEL..][..row.len()].copy_from_slice(row);
-    }
-}
-
-/// Output features of a weight over a range of its columns, as panels `[depth][16]`.
-fn pack_weight_transposed(
-    cpu: &Cpu,
-    weight: &CpuWeight,
-    depth: Range<usize>,
-    features: Range<usize>,
-    panels: &mut [f32],
-) {
-    let firsts = features.clone().step_by(PANEL);
-    if let CpuWeight::Packed(packed) = weight {
-        for (first, panel) in firsts.zip(panels.chunks_exact_mut(depth.len() * PANEL)) {
-            packed.panel(cpu.kernels, first / PANEL, depth.clone(), panel);
-        }
-        return;
-    }
-    let mut rows = [0.0; STEP * PANEL];
-    for (first, panel) in firsts.zip(panels.chunks_exact_mut(depth.len() * PANEL)) {
-        for (row, feature) in rows.as_chunks_mut::<STEP>().0.iter_mut().zip(first..features.end) {
-            let row = &mut row[..depth.len()];
-            weight.dequantize(cpu.kernels, feature, depth.clone(), row);
-        }
-        (cpu.kernels.pack_panel)(&rows, STEP, panel);
-    }
 }
 
 #[cfg(test)]

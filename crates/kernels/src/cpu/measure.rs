@@ -1,13 +1,14 @@
 //! What this machine can do at most, measured and not looked up: bytes read from memory and
 //! multiply-adds in registers, each second, with the pool's own threads. Every report of a share
-//! of the machine divides by these. The multiply-add is that of `f32` at the width of the
-//! instruction set in use (on the portable one, a product and a sum); dots of bytes do not count.
+//! of the machine divides by these. The multiply-add is the widest that products of many rows use:
+//! of `bf16` pairs, else of `f32`, at the width of the instruction set in use (on the portable one,
+//! a product and a sum); dots of bytes do not count.
 
 use std::hint::black_box;
 use std::time::Instant;
 
 use super::Cpu;
-use super::isa::Isa;
+use super::isa::{Isa, PairIsa};
 use crate::OutOfMemory;
 
 /// Words of the buffer that is read: 512 MiB, beyond any cache of one socket.
@@ -41,7 +42,10 @@ impl Cpu {
         Ok(Limits {
             read_bytes_per_second: self.read_rate()?,
             flops: self.multiply_add_rate(),
-            flops_unit: "f32 multiply-add",
+            flops_unit: match self.pairs {
+                Some(_) => "bf16 multiply-add",
+                None => "f32 multiply-add",
+            },
         })
     }
 
@@ -70,10 +74,14 @@ impl Cpu {
 
     fn multiply_add_rate(&self) -> f64 {
         let parts = self.threads() * PARTS_PER_THREAD;
-        let per_part = (self.kernels.multiply_adds)(1) as f64 * TURNS as f64 * 2.0;
+        let multiply_adds = match self.pairs {
+            Some(pairs) => pairs.multiply_adds,
+            None => self.kernels.multiply_adds,
+        };
+        let per_part = multiply_adds(1) as f64 * TURNS as f64 * 2.0;
         let seconds = best_of(|| {
             self.pool.run(parts, |_| {
-                black_box((self.kernels.multiply_adds)(black_box(TURNS)));
+                black_box(multiply_adds(black_box(TURNS)));
             });
         });
         parts as f64 * per_part / seconds
@@ -119,6 +127,25 @@ pub(crate) fn multiply_adds<I: Isa>(isa: I, turns: usize) -> usize {
     }
     black_box(isa.reduce_sum(total));
     turns * CHAINS * I::LANES
+}
+
+/// Likewise of `bf16` pairs: `x += a a'` on both halves of a word.
+#[inline(always)]
+pub(crate) fn pair_multiply_adds<I: PairIsa>(isa: I, turns: usize) -> usize {
+    let (a, b) = (isa.splat(0.999), isa.splat(0.5));
+    let (a, b) = (black_box(isa.pair(a, b)), black_box(isa.pair(b, a)));
+    let mut chains = [isa.splat(1.25); CHAINS];
+    for _ in 0..turns {
+        for chain in &mut chains {
+            *chain = isa.dot_pairs(a, b, *chain);
+        }
+    }
+    let mut total = chains[0];
+    for chain in &chains[1..] {
+        total = isa.add(total, *chain);
+    }
+    black_box(isa.reduce_sum(total));
+    turns * CHAINS * I::LANES * 2
 }
 
 #[cfg(test)]

@@ -9,8 +9,10 @@ pub mod isa;
 mod kv_cache;
 mod linear;
 pub mod measure;
+mod operands;
 mod ops;
 mod packed;
+mod plan;
 mod pool;
 mod product;
 mod rect;
@@ -21,9 +23,10 @@ mod weight;
 pub use buf::CpuBuf;
 pub use isa::UnknownIsa;
 pub use kv_cache::CpuKvCache;
+pub use plan::LinearPlan;
 pub use weight::CpuWeight;
 
-use isa::Kernels;
+use isa::{Kernels, PairKernels, Tables};
 use pool::Pool;
 
 /// Most threads of one pool: more than any machine that LLaMA runs on has processors.
@@ -47,7 +50,9 @@ pub struct CpuOptions {
 /// The processor.
 #[derive(Debug)]
 pub struct Cpu {
+    isa: &'static str,
     kernels: &'static Kernels,
+    pairs: Option<&'static PairKernels>,
     pool: Pool,
     exact: bool,
 }
@@ -55,17 +60,18 @@ pub struct Cpu {
 impl Cpu {
     /// Detects the instruction set and starts the threads.
     pub fn new(options: &CpuOptions) -> Result<Self, UnknownIsa> {
-        let kernels = isa::detect(options.isa.as_deref())?;
+        let Tables { name: isa, kernels, pairs } = isa::detect(options.isa.as_deref())?;
         let threads = match options.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             n => n,
         };
-        Ok(Self { kernels, pool: Pool::new(threads.min(MAX_THREADS)), exact: options.exact })
+        let pool = Pool::new(threads.min(MAX_THREADS));
+        Ok(Self { isa, kernels, pairs, pool, exact: options.exact })
     }
 
     /// Name of the instruction set in use.
     pub fn isa(&self) -> &'static str {
-        self.kernels.isa
+        self.isa
     }
 
     /// Threads in use.

@@ -1,4 +1,5 @@
 //! `C += A B` for any matrices that can be packed: blocked for the caches, split over threads.
+//! Depth is counted in words, whatever those hold: see [`Words`](super::ops::panel::Words).
 //!
 //! `A` is packed once, 516 rows × 4,096 of depth at a time. A part of the job owns some columns
 //! of `C`: it packs 256 of depth of its columns of `B` into its thread's second-level cache and
@@ -33,11 +34,14 @@ type PackLeft<'a> = &'a (dyn Fn(Range<usize>, Range<usize>, &mut [f32]) + Sync);
 /// Packs a range of depth of some columns of the `B` of result `i` into panels `[depth][16]`.
 type PackRight<'a> = &'a (dyn Fn(usize, Range<usize>, Range<usize>, &mut [f32]) + Sync);
 
+/// Adds a strip times panels to a tile.
+type Multiply = fn(&[f32], &[f32], Start, &mut [&mut [f32]]);
+
 /// One `A` and the `B` of each result.
 pub(super) struct Product<'a> {
     /// Rows of `A` and of the results.
     pub(super) rows: usize,
-    /// Columns of `A`, rows of each `B`.
+    /// Columns of `A`, rows of each `B`: words of either.
     pub(super) depth: usize,
     /// Columns of a result that a part takes, at most; a multiple of [`PANEL`].
     pub(super) width: usize,
@@ -45,6 +49,8 @@ pub(super) struct Product<'a> {
     pub(super) start: Start,
     /// What finished results are rounded to.
     pub(super) dtype: Dtype,
+    /// Multiplies words: [`multiply`](super::ops::panel::multiply).
+    pub(super) multiply: Multiply,
     /// Packs `A`.
     pub(super) left: PackLeft<'a>,
     /// Packs the `B` of one result.
@@ -85,7 +91,7 @@ impl Product<'_> {
                 if column < here {
                     let first = column * self.width;
                     let cols = first..result.cols().min(first + self.width);
-                    return self.part(cpu, packed, strips, (index, result), cols);
+                    return self.part(packed, strips, (index, result), cols);
                 }
                 column -= here;
             }
@@ -95,7 +101,6 @@ impl Product<'_> {
     /// Some strips of `A` times some columns of a `B`.
     fn part(
         &self,
-        cpu: &Cpu,
         packed: &Packed<'_>,
         strips: Range<usize>,
         (index, result): (usize, &Tiles<'_, f32>),
@@ -119,7 +124,7 @@ impl Product<'_> {
                     // tile at a time.
                     let mut tile: [&mut [f32]; STRIP] = unsafe { result.rows(first, end, &cols) };
                     let tile = &mut tile[..end - first];
-                    (cpu.kernels.multiply)(left, right, start, tile);
+                    (self.multiply)(left, right, start, tile);
                     if step.end == self.depth {
                         round(self.dtype, tile);
                     }

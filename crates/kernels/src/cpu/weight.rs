@@ -103,7 +103,15 @@ impl CpuWeight {
         }
     }
 
-    /// Bytes of one row.
+    /// Bytes that it takes.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Packed(packed) => packed.rows().div_ceil(GROUP_ROWS) * packed.group_bytes(),
+            Self::Frozen(_) | Self::Trainable { .. } => self.rows() * self.row_bytes(),
+        }
+    }
+
+    /// Bytes of one row, as the format has it.
     pub(super) fn row_bytes(&self) -> usize {
         self.cols() / self.format().block_len() * self.format().block_bytes()
     }

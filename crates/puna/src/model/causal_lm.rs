@@ -70,6 +70,25 @@ impl<B: Backend> LlamaForCausalLM<B> {
         Ok(CausalLmOutput { logits, kept: positions.len() })
     }
 
+    /// The matrices that every token goes through, by the last part of their names in a checkpoint;
+    /// `lm_head` is the embedding where the two are tied.
+    pub fn matrices(&self) -> impl Iterator<Item = (&'static str, &B::Weight)> {
+        let blocks = self.model.blocks.iter().flat_map(|block| {
+            let (attention, mlp) = (&block.attention, &block.mlp);
+            [
+                ("q_proj", &attention.q_proj),
+                ("k_proj", &attention.k_proj),
+                ("v_proj", &attention.v_proj),
+                ("o_proj", &attention.o_proj),
+                ("gate_proj", &mlp.gate_proj),
+                ("up_proj", &mlp.up_proj),
+                ("down_proj", &mlp.down_proj),
+            ]
+        });
+        let head = self.lm_head.as_ref().map_or(&self.model.embed_tokens, |head| &head.weight);
+        blocks.map(|(name, linear)| (name, &linear.weight)).chain([("lm_head", head)])
+    }
+
     /// `logits = lm_head(x)`: x `(rows, hidden_size)`, already normed, logits
     /// `(rows, vocab_size)`.
     pub fn head(&self, x: &B::Buf, rows: usize, logits: &mut B::Buf) {

@@ -1,7 +1,10 @@
 //! The product of many rows, `C += A B`, from packed operands. `A` comes in strips of six rows,
-//! `[k][6]`; `B` in panels of sixteen columns, `[k][16]`. Twelve vectors of `C` stay in registers
+//! `[k][6]`; `B` in panels of sixteen columns, `[k][16]`. Up to 24 vectors of `C` stay in registers
 //! while `k` runs. Each element of a tile is one chain of multiply-adds in the order of `k`, added
 //! to what `C` held.
+//!
+//! An element of `A` and `B` is a word: an `f32`, or where the machine multiplies those faster, two
+//! `bf16` values that are neighbours in depth. [`Words`] tells them apart, and nothing else does.
 
 // Plain loops over constant ranges unroll, and sums stay in registers. Iterator adaptors and
 // closures are compiled without the features of the instruction set, and may stay calls.
@@ -11,7 +14,7 @@ use std::marker::PhantomData;
 
 use super::dot_packed::{Factors, planes, unpack};
 use crate::Format;
-use crate::cpu::isa::{Isa, Piece};
+use crate::cpu::isa::{Isa, PairIsa, Piece};
 use crate::cpu::packed::codes::{self, Coded, CodedVisitor};
 use crate::cpu::packed::{Layout, ORDER};
 use crate::format::{Block, BlockVisitor};
@@ -21,6 +24,9 @@ pub(crate) const STRIP: usize = 6;
 /// Columns of a panel of `B`.
 pub(crate) const PANEL: usize = 16;
 
+/// Panels that one tile takes where registers allow.
+const MOST_PANELS: usize = 4;
+
 /// What a product is added to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Start {
@@ -28,6 +34,72 @@ pub(crate) enum Start {
     Zero,
     /// What the tile holds.
     Held,
+}
+
+/// What the words of a product are.
+pub(crate) trait Words: Copy {
+    /// Where they are vectors.
+    type Isa: Isa;
+    /// The instruction set.
+    fn isa(self) -> Self::Isa;
+    /// `sum + a b` of each lane.
+    fn multiply_add(self, a: F32<Self>, b: F32<Self>, sum: F32<Self>) -> F32<Self>;
+    /// Four vectors of weights, of depths `depths` within `panel`, of which neighbours in depth are
+    /// 0 and 2, 1 and 3.
+    fn put(self, weights: [F32<Self>; 4], depths: [usize; 4], panel: &mut [f32]);
+    /// Values of depth in a word.
+    const DEPTH: usize;
+}
+
+type F32<W> = <<W as Words>::Isa as Isa>::F32;
+
+/// A word is an `f32`.
+#[derive(Clone, Copy)]
+struct Singles<I>(I);
+
+/// A word is two `bf16` values.
+#[derive(Clone, Copy)]
+struct Pairs<I>(I);
+
+impl<I: Isa> Words for Singles<I> {
+    type Isa = I;
+    const DEPTH: usize = 1;
+
+    #[inline(always)]
+    fn isa(self) -> I {
+        self.0
+    }
+    #[inline(always)]
+    fn multiply_add(self, a: I::F32, b: I::F32, sum: I::F32) -> I::F32 {
+        self.0.fma(a, b, sum)
+    }
+    #[inline(always)]
+    fn put(self, weights: [I::F32; 4], depths: [usize; 4], panel: &mut [f32]) {
+        for j in 0..4 {
+            self.0.store(weights[j], &mut panel[depths[j] * PANEL..]);
+        }
+    }
+}
+
+impl<I: PairIsa> Words for Pairs<I> {
+    type Isa = I;
+    const DEPTH: usize = 2;
+
+    #[inline(always)]
+    fn isa(self) -> I {
+        self.0
+    }
+    #[inline(always)]
+    fn multiply_add(self, a: I::F32, b: I::F32, sum: I::F32) -> I::F32 {
+        self.0.dot_pairs(a, b, sum)
+    }
+    #[inline(always)]
+    fn put(self, weights: [I::F32; 4], depths: [usize; 4], panel: &mut [f32]) {
+        for j in 0..2 {
+            let words = self.0.pair(weights[j], weights[j + 2]);
+            self.0.store(words, &mut panel[depths[j] / 2 * PANEL..]);
+        }
+    }
 }
 
 /// `c[i][j] (+)= Σ_k a[k][i] panels[j / 16][k][j % 16]` for the rows and columns that `c` has: at
@@ -40,19 +112,42 @@ pub(crate) fn multiply<I: Isa>(
     start: Start,
     c: &mut [&mut [f32]],
 ) {
+    multiply_words(Singles(isa), a, panels, start, c);
+}
+
+/// [`multiply`] of words that are pairs.
+#[inline(always)]
+pub(crate) fn multiply_pairs<I: PairIsa>(
+    isa: I,
+    a: &[f32],
+    panels: &[f32],
+    start: Start,
+    c: &mut [&mut [f32]],
+) {
+    multiply_words(Pairs(isa), a, panels, start, c);
+}
+
+#[inline(always)]
+fn multiply_words<W: Words>(
+    words: W,
+    a: &[f32],
+    panels: &[f32],
+    start: Start,
+    c: &mut [&mut [f32]],
+) {
     match c.len() {
-        1 => strip::<I, 1>(isa, a, panels, start, c),
-        2 => strip::<I, 2>(isa, a, panels, start, c),
-        3 => strip::<I, 3>(isa, a, panels, start, c),
-        4 => strip::<I, 4>(isa, a, panels, start, c),
-        5 => strip::<I, 5>(isa, a, panels, start, c),
-        _ => strip::<I, 6>(isa, a, panels, start, c),
+        1 => strip::<W, 1>(words, a, panels, start, c),
+        2 => strip::<W, 2>(words, a, panels, start, c),
+        3 => strip::<W, 3>(words, a, panels, start, c),
+        4 => strip::<W, 4>(words, a, panels, start, c),
+        5 => strip::<W, 5>(words, a, panels, start, c),
+        _ => strip::<W, 6>(words, a, panels, start, c),
     }
 }
 
 #[inline(always)]
-fn strip<I: Isa, const R: usize>(
-    isa: I,
+fn strip<W: Words, const R: usize>(
+    words: W,
     a: &[f32],
     panels: &[f32],
     start: Start,
@@ -61,24 +156,38 @@ fn strip<I: Isa, const R: usize>(
     assert_eq!(c.len(), R);
     let a = a.as_chunks::<STRIP>().0;
     let cols = c[0].len();
-    for (p, panel) in panels.chunks_exact(a.len() * PANEL).enumerate() {
-        let (from, to) = (p * PANEL, cols.min((p + 1) * PANEL));
-        let panel = panel.as_chunks::<PANEL>().0;
-        if to - from == PANEL {
+    let panel_len = a.len() * PANEL;
+    let mut from = 0;
+    while from < cols {
+        let panels = &panels[from * a.len()..];
+        let to = from + MOST_PANELS * PANEL;
+        if W::Isa::WIDE_TILES && to <= cols {
             let mut tile: [&mut [f32]; R] = each_row(c, from, to);
-            multiply_tile(isa, a, panel, start, &mut tile);
+            let panels =
+                std::array::from_fn(|p| panels[p * panel_len..][..panel_len].as_chunks().0);
+            multiply_tile::<W, R, MOST_PANELS>(words, a, panels, start, &mut tile);
+            from = to;
             continue;
         }
-        let mut whole = [[0.0; PANEL]; R];
-        for (whole, c) in whole.iter_mut().zip(c.iter()) {
-            if start == Start::Held {
-                whole[..to - from].copy_from_slice(&c[from..to]);
+        let to = cols.min(from + PANEL);
+        let panel = [panels[..panel_len].as_chunks().0];
+        if to - from == PANEL {
+            let mut tile: [&mut [f32]; R] = each_row(c, from, to);
+            multiply_tile::<W, R, 1>(words, a, panel, start, &mut tile);
+        } else {
+            let mut tile = [[0.0; PANEL]; R];
+            for (tile, c) in tile.iter_mut().zip(c.iter()) {
+                if start == Start::Held {
+                    tile[..to - from].copy_from_slice(&c[from..to]);
+                }
+            }
+            let mut rows = tile.each_mut().map(|row| &mut row[..]);
+            multiply_tile::<W, R, 1>(words, a, panel, start, &mut rows);
+            for (tile, c) in tile.iter().zip(c.iter_mut()) {
+                c[from..to].copy_from_slice(&tile[..to - from]);
             }
         }
-        multiply_tile(isa, a, panel, start, &mut whole.each_mut().map(|row| &mut row[..]));
-        for (whole, c) in whole.iter().zip(c.iter_mut()) {
-            c[from..to].copy_from_slice(&whole[..to - from]);
-        }
+        from = to;
     }
 }
 
@@ -93,39 +202,73 @@ fn each_row<'a, const R: usize>(
     std::array::from_fn(|_| rows.next().map_or(&mut [][..], |row| &mut row[from..to]))
 }
 
+/// `R` rows times `P` panels.
 #[inline(always)]
-fn multiply_tile<I: Isa, const R: usize>(
-    isa: I,
+fn multiply_tile<W: Words, const R: usize, const P: usize>(
+    words: W,
     a: &[[f32; STRIP]],
-    panel: &[[f32; PANEL]],
+    panels: [&[[f32; PANEL]]; P],
     start: Start,
     c: &mut [&mut [f32]; R],
 ) {
-    const { assert!(PANEL.is_multiple_of(I::LANES) && PANEL <= 2 * I::LANES && R <= STRIP) };
-    let panel = &panel[..a.len()];
-    // Of one or two vectors to a row.
-    let mut sums = [[isa.splat(0.0); 2]; R];
+    const { assert!(PANEL.is_multiple_of(W::Isa::LANES) && PANEL <= 2 * W::Isa::LANES) };
+    const { assert!(R <= STRIP && P <= MOST_PANELS) };
+    let isa = words.isa();
+    let lanes = W::Isa::LANES;
+    let mut panels = panels;
+    for p in 0..P {
+        panels[p] = &panels[p][..a.len()];
+    }
+    // Of one or two vectors to a row of a panel.
+    let mut sums = [[[isa.splat(0.0); 2]; P]; R];
     for k in 0..a.len() {
-        let mut b = [isa.splat(0.0); 2];
-        for v in 0..PANEL / I::LANES {
-            b[v] = isa.load(&panel[k][v * I::LANES..]);
+        let mut b = [[isa.splat(0.0); 2]; P];
+        for p in 0..P {
+            for v in 0..PANEL / lanes {
+                b[p][v] = isa.load(&panels[p][k][v * lanes..]);
+            }
         }
         for r in 0..R {
             let a = isa.splat(a[k][r]);
-            for v in 0..PANEL / I::LANES {
-                sums[r][v] = isa.fma(a, b[v], sums[r][v]);
+            for p in 0..P {
+                for v in 0..PANEL / lanes {
+                    sums[r][p][v] = words.multiply_add(a, b[p][v], sums[r][p][v]);
+                }
             }
         }
     }
     for r in 0..R {
-        for v in 0..PANEL / I::LANES {
-            let c = &mut c[r][v * I::LANES..];
-            // Added last: the next tile can begin before this one's memory has come.
-            if start == Start::Held {
-                sums[r][v] = isa.add(isa.load(c), sums[r][v]);
+        for p in 0..P {
+            for v in 0..PANEL / lanes {
+                let c = &mut c[r][p * PANEL + v * lanes..];
+                // Added last: the next tile can begin before this one's memory has come.
+                if start == Start::Held {
+                    sums[r][p][v] = isa.add(isa.load(c), sums[r][p][v]);
+                }
+                isa.store(sums[r][p][v], c);
             }
-            isa.store(sums[r][v], c);
         }
+    }
+}
+
+/// Values as words of neighbours; a last one alone beside a zero. Panics where `words` are not
+/// half as many.
+#[inline(always)]
+pub(crate) fn pair_up<I: PairIsa>(isa: I, x: &[f32], words: &mut [f32]) {
+    assert_eq!(x.len().div_ceil(2), words.len());
+    let whole = words.len() - words.len() % I::LANES;
+    for at in (0..whole).step_by(I::LANES) {
+        // The last vector may lack one value.
+        if 2 * (at + I::LANES) <= x.len() {
+            isa.store(isa.pair_up(&x[2 * at..]), &mut words[at..]);
+        }
+    }
+    let done = if 2 * whole <= x.len() { whole } else { whole - I::LANES };
+    for (pair, word) in x[2 * done..].chunks(2).zip(&mut words[done..]) {
+        let high = pair.get(1).copied().unwrap_or(0.0);
+        let mut one = [0.0; PANEL];
+        isa.store(isa.pair(isa.splat(pair[0]), isa.splat(high)), &mut one);
+        *word = one[0];
     }
 }
 
@@ -188,42 +331,59 @@ impl<B: Block> Piece for Blocks<'_, B> {
 /// The weights of packed blocks of sixteen rows, as a panel `[depth][16]`.
 #[inline(always)]
 pub(crate) fn from_packed<I: Isa>(isa: I, format: Format, blocks: &[u8], panel: &mut [f32]) {
-    let done = codes::visit(format, FromPacked { isa, blocks, panel });
+    expand(Singles(isa), format, blocks, panel);
+}
+
+/// Likewise, as a panel `[depth / 2][16]` of pairs.
+#[inline(always)]
+pub(crate) fn pairs_from_packed<I: PairIsa>(
+    isa: I,
+    format: Format,
+    blocks: &[u8],
+    panel: &mut [f32],
+) {
+    expand(Pairs(isa), format, blocks, panel);
+}
+
+#[inline(always)]
+fn expand<W: Words>(words: W, format: Format, blocks: &[u8], panel: &mut [f32]) {
+    let done = codes::visit(format, Expand { words, blocks, panel });
     debug_assert!(done.is_some(), "a packed format");
 }
 
-struct FromPacked<'a, I> {
-    isa: I,
+struct Expand<'a, W> {
+    words: W,
     blocks: &'a [u8],
     panel: &'a mut [f32],
 }
 
-impl<I: Isa> CodedVisitor for FromPacked<'_, I> {
+impl<W: Words> CodedVisitor for Expand<'_, W> {
     type Output = ();
 
     #[inline(always)]
     fn visit<B: Coded>(self) {
-        let Self { isa, blocks, panel } = self;
-        isa.call(Panel::<B> { blocks, panel, format: PhantomData });
+        let Self { words, blocks, panel } = self;
+        words.isa().call(ExpandOf::<W, B> { words, blocks, panel, format: PhantomData });
     }
 }
 
-/// [`from_packed`] of one format.
-struct Panel<'a, B> {
+/// [`expand`] of one format. It keeps its own token, which knows more than the one it is run with.
+struct ExpandOf<'a, W, B> {
+    words: W,
     blocks: &'a [u8],
     panel: &'a mut [f32],
     format: PhantomData<B>,
 }
 
-impl<B: Coded> Piece for Panel<'_, B> {
+impl<W: Words, B: Coded> Piece for ExpandOf<'_, W, B> {
     type Output = ();
 
     #[inline(always)]
-    fn run<I: Isa>(self, isa: I) {
+    fn run<I: Isa>(self, _: I) {
         let blocks = self.blocks.chunks_exact(Layout::<B>::BYTES);
-        for (block, panel) in blocks.zip(self.panel.chunks_exact_mut(B::LEN * PANEL)) {
-            for lane in (0..PANEL).step_by(I::LANES) {
-                expand_block::<I, B>(isa, block, lane, panel);
+        for (block, panel) in blocks.zip(self.panel.chunks_exact_mut(B::LEN / W::DEPTH * PANEL)) {
+            for lane in (0..PANEL).step_by(W::Isa::LANES) {
+                expand_block::<W, B>(self.words, block, lane, panel);
             }
         }
     }
@@ -231,38 +391,39 @@ impl<B: Coded> Piece for Panel<'_, B> {
 
 /// One block of the rows from `lane` on, to their columns of the panel.
 #[inline(always)]
-fn expand_block<I: Isa, B: Coded>(isa: I, block: &[u8], lane: usize, panel: &mut [f32]) {
+fn expand_block<W: Words, B: Coded>(words: W, block: &[u8], lane: usize, panel: &mut [f32]) {
+    let isa = words.isa();
     let factors = Factors::load::<B>(isa, block, lane);
     for g in 0..Layout::<B>::GROUPS {
-        let codes = unpack::<I, B>(isa, planes::<B>(block, g), lane);
+        let codes = unpack::<W::Isa, B>(isa, planes::<B>(block, g), lane);
         for half in 0..2 {
             let first = 32 * g + 16 * half;
             let factors = factors.part::<B>(isa, first / Layout::<B>::PART_LEN);
+            let panel = &mut panel[first / W::DEPTH * PANEL + lane..];
             for i in 0..4 {
-                let panel = &mut panel[first * PANEL + lane..];
-                store_dword::<I, B>(isa, codes[4 * half + i], factors, i, panel);
+                let weights = weights::<W::Isa, B>(isa, codes[4 * half + i], factors);
+                let depths = [0, 1, 2, 3].map(|j| ORDER[4 * i + j]);
+                words.put(weights, depths, panel);
             }
         }
     }
 }
 
-/// The four weights of dword `i` of sixteen weights to their rows of the panel.
+/// The weights of four codes.
 #[inline(always)]
-fn store_dword<I: Isa, B: Coded>(
+fn weights<I: Isa, B: Coded>(
     isa: I,
     codes: I::Ints,
     (scale, offset): (I::F32, I::F32),
-    i: usize,
-    panel: &mut [f32],
-) {
+) -> [I::F32; 4] {
     let zero = isa.splat(B::ZERO as f32);
-    let bytes =
+    let mut weights =
         [isa.byte::<0>(codes), isa.byte::<1>(codes), isa.byte::<2>(codes), isa.byte::<3>(codes)];
-    for j in 0..4 {
-        let mut w = isa.mul(scale, isa.sub(bytes[j], zero));
+    for weight in &mut weights {
+        *weight = isa.mul(scale, isa.sub(*weight, zero));
         if B::MINIMUM {
-            w = isa.add(w, offset);
+            *weight = isa.add(*weight, offset);
         }
-        isa.store(w, &mut panel[ORDER[4 * i + j] * PANEL..]);
     }
+    weights
 }

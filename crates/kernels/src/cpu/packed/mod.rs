@@ -18,8 +18,8 @@
 
 pub(crate) mod codes;
 
+use super::CpuBuf;
 use super::pool::Pool;
-use super::{CpuBuf, Kernels};
 use crate::format::f16::F16;
 use crate::{Format, OutOfMemory};
 use codes::{Coded, CodedVisitor, Parts};
@@ -124,21 +124,12 @@ impl Packed {
         debug_assert!(done.is_some(), "a packed format");
     }
 
-    /// Values of sixteen rows over a range of depth, as a panel `[depth][16]`; both ends of
-    /// `depth` lie on blocks.
-    pub(super) fn panel(
-        &self,
-        kernels: &Kernels,
-        group: usize,
-        depth: std::ops::Range<usize>,
-        panel: &mut [f32],
-    ) {
+    /// The packed blocks of a group over a range of depth, whose ends lie on blocks.
+    pub(super) fn blocks(&self, group: usize, depth: &std::ops::Range<usize>) -> &[u8] {
         let bytes = self.groups(group..group + 1);
-        let n_blocks = self.cols / self.format.block_len();
-        let block = self.group_bytes / n_blocks;
         let len = self.format.block_len();
-        let blocks = depth.start / len * block..depth.end / len * block;
-        (kernels.packed_panel)(self.format, &bytes[blocks], panel);
+        let block = self.group_bytes / (self.cols / len);
+        &bytes[depth.start / len * block..depth.end / len * block]
     }
 }
 

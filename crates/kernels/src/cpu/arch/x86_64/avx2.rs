@@ -26,6 +26,7 @@ impl Isa for Avx2 {
     type Ints = __m256i;
     const LANES: usize = LANES;
     const FOUR_ROWS: bool = true;
+    const WIDE_TILES: bool = false;
     const BYTE_ZERO: i32 = 128;
 
     #[inline(always)]

@@ -1,15 +1,19 @@
 //! AVX-512 with its byte dots (VNNI): sixteen lanes. `F`, `BW`, `VL`, `DQ` and `VNNI` come
-//! together since Ice Lake and Zen 4.
+//! together since Ice Lake and Zen 4; some processors, Zen 4 among them, multiply pairs of `bf16`
+//! values as well.
 
 use std::arch::x86_64::*;
 
 use super::avx2::Avx2;
-use crate::cpu::isa::{Isa, Piece};
+use crate::cpu::isa::{Isa, PairIsa, Piece};
 
 /// A processor with `avx512f`, `avx512bw`, `avx512vl`, `avx512dq`, `avx512vnni`, and all of
-/// [`Avx2`].
+/// [`Avx2`]; where `BF16` also with `avx512bf16`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Avx512(Avx2);
+pub(crate) struct WithAvx512<const BF16: bool>(Avx2);
+
+pub(crate) type Avx512 = WithAvx512<false>;
+pub(crate) type Avx512Bf16 = WithAvx512<true>;
 
 impl Avx512 {
     /// The token, inside a function that was compiled for its features. Such a function can be
@@ -21,24 +25,43 @@ impl Avx512 {
     }
 }
 
+impl Avx512Bf16 {
+    /// As [`Avx512::assume`].
+    #[target_feature(
+        enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c"
+    )]
+    #[inline]
+    pub(crate) fn assume() -> Self {
+        Self(Avx2::assume())
+    }
+}
+
 const LANES: usize = 16;
 
-impl Isa for Avx512 {
+impl<const BF16: bool> Isa for WithAvx512<BF16> {
     type F32 = __m512;
     type Ints = __m512i;
     const LANES: usize = LANES;
     const FOUR_ROWS: bool = true;
+    const WIDE_TILES: bool = true;
     const BYTE_ZERO: i32 = 0;
 
     #[inline(always)]
     fn call<P: Piece>(self, piece: P) -> P::Output {
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
         #[inline(never)]
-        fn outlined<P: Piece>(piece: P) -> P::Output {
+        fn plain<P: Piece>(piece: P) -> P::Output {
             piece.run(Avx512::assume())
         }
+        #[target_feature(
+            enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma,f16c"
+        )]
+        #[inline(never)]
+        fn with_bf16<P: Piece>(piece: P) -> P::Output {
+            piece.run(Avx512Bf16::assume())
+        }
         // SAFETY: the token proves the features.
-        unsafe { outlined(piece) }
+        unsafe { if BF16 { with_bf16(piece) } else { plain(piece) } }
     }
 
     #[inline(always)]
@@ -295,6 +318,40 @@ impl Isa for Avx512 {
         unsafe {
             let low = _mm512_add_epi32(low, _mm512_set1_epi32(add));
             _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32::<7>(high), low))
+        }
+    }
+}
+
+impl PairIsa for Avx512Bf16 {
+    #[inline(always)]
+    fn pair(self, low: __m512, high: __m512) -> __m512 {
+        // SAFETY: the token proves avx512bf16 and avx512bw. Both are 512 bits.
+        unsafe {
+            let halves: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
+            // Word `i`: value `i` of the lower half, then of the upper half.
+            let upper = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(
+                _mm512_extracti64x4_epi64::<1>(halves),
+            ));
+            let lower = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(halves));
+            _mm512_castsi512_ps(_mm512_or_si512(lower, upper))
+        }
+    }
+    #[inline(always)]
+    fn pair_up(self, src: &[f32]) -> __m512 {
+        let src = &src[..2 * LANES];
+        // SAFETY: the token proves avx512bf16; `src` holds two vectors. Both are 512 bits.
+        unsafe {
+            let (low, high) =
+                (_mm512_loadu_ps(src.as_ptr()), _mm512_loadu_ps(src.as_ptr().add(LANES)));
+            std::mem::transmute(_mm512_cvtne2ps_pbh(high, low))
+        }
+    }
+    #[inline(always)]
+    fn dot_pairs(self, a: __m512, b: __m512, sum: __m512) -> __m512 {
+        // SAFETY: the token proves avx512bf16. All are 512 bits.
+        unsafe {
+            let a = std::mem::transmute::<__m512, __m512bh>(a);
+            _mm512_dpbf16_ps(sum, a, std::mem::transmute::<__m512, __m512bh>(b))
         }
     }
 }

@@ -42,7 +42,8 @@ fn same_bits(a: f32, b: f32) -> bool {
 /// group are zeros, of either sign.
 fn check_panel(cpu: &Cpu, packed: &Packed, values: &[f32], group: usize, depth: &Range<usize>) {
     let mut panel = vec![UNWRITTEN; depth.len() * PANEL];
-    packed.panel(cpu.kernels, group, depth.clone(), &mut panel);
+    let blocks = packed.blocks(group, depth);
+    (cpu.kernels.packed_panel)(packed.format(), blocks, &mut panel);
     for (at, got) in panel.into_iter().enumerate() {
         let (row, k) = (group * PANEL + at % PANEL, depth.start + at / PANEL);
         let right = match values.get(row * packed.cols()..) {

@@ -1,0 +1,37 @@
+//! What runs: how the processor keeps a weight and which path a product with it takes. A weight and
+//! a number of rows enter, names for a report leave.
+
+use super::linear::Path;
+use super::{Cpu, CpuWeight};
+
+/// How a product `y = x · Wᵀ` is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinearPlan {
+    /// The arithmetic.
+    pub path: &'static str,
+    /// How the weight is kept.
+    pub stored: &'static str,
+    /// Bytes of the weight that one product reads.
+    pub bytes: usize,
+}
+
+impl Cpu {
+    /// The plan for `rows` rows of activations.
+    pub fn linear_plan(&self, weight: &CpuWeight, rows: usize) -> LinearPlan {
+        LinearPlan {
+            path: match Path::of(self, weight, rows) {
+                Path::Integer => "15-bit integer dots",
+                Path::Float => "f32 dots",
+                Path::Row => "f32 dots of one dequantised row at a time",
+                Path::Panel => "f32 panels",
+                Path::Pairs => "bf16 pair panels",
+            },
+            stored: match weight {
+                CpuWeight::Packed(_) => "packed, 16 rows side by side",
+                CpuWeight::Frozen(_) => "as in the file",
+                CpuWeight::Trainable { .. } => "trainable f32",
+            },
+            bytes: weight.bytes(),
+        }
+    }
+}
