@@ -3,7 +3,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench fuzz goldens build model
+.PHONY: help run test lint bench peers fuzz goldens build model
 
 # On a terminal cargo shows its progress; in a log it keeps quiet.
 QUIET := $(shell [ -t 2 ] || echo -q)
@@ -37,6 +37,9 @@ lint: ## format, clippy, documentation, words, sizes, paths, licences
 
 bench: model ## speed of the default model on this machine
 	@$(PUNA) bench -m smollm2
+
+peers: model ## speed beside llama.cpp, OpenVINO and Transformers, which it installs into .cache/peers; PEERS_ARGS="--help" says how
+	@benches/peers/run $(PEERS_ARGS)
 
 fuzz: ## fuzz each parser for FUZZ_SECONDS (60) seconds
 	@fuzz/run $(FUZZ_SECONDS)
