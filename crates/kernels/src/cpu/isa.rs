@@ -37,13 +37,16 @@ pub(crate) trait Isa: Copy {
     /// Whether the sums of four rows fit in registers beside what they are made of; else dots of
     /// few rows take one row at a time, and less code.
     const FOUR_ROWS: bool;
-    /// Whether there are registers for a tile of four panels.
-    const WIDE_TILES: bool;
+    /// Whether there are thirty-two vector registers, and not sixteen.
+    const MANY_REGISTERS: bool;
     /// What [`Isa::dot_bytes`] takes from each code.
     const BYTE_ZERO: i32;
 
     /// Calls `piece` without inlining it, in a function compiled for this instruction set.
     fn call<P: Piece>(self, piece: P) -> P::Output;
+
+    /// Asks for the bytes of `src` from `from` on, `len` of them, which may lie beyond its end.
+    fn prefetch(self, src: &[u8], from: usize, len: usize);
 
     /// All lanes `value`.
     fn splat(self, value: f32) -> Self::F32;

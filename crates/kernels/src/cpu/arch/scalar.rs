@@ -27,7 +27,7 @@ impl Isa for Scalar {
     type Ints = [u32; LANES];
     const LANES: usize = LANES;
     const FOUR_ROWS: bool = false;
-    const WIDE_TILES: bool = false;
+    const MANY_REGISTERS: bool = false;
     const BYTE_ZERO: i32 = 0;
 
     #[inline(never)]
@@ -35,6 +35,8 @@ impl Isa for Scalar {
         piece.run(self)
     }
 
+    #[inline(always)]
+    fn prefetch(self, _: &[u8], _: usize, _: usize) {}
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F32 {
         [value; LANES]

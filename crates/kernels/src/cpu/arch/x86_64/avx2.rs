@@ -26,7 +26,7 @@ impl Isa for Avx2 {
     type Ints = __m256i;
     const LANES: usize = LANES;
     const FOUR_ROWS: bool = true;
-    const WIDE_TILES: bool = false;
+    const MANY_REGISTERS: bool = false;
     const BYTE_ZERO: i32 = 128;
 
     #[inline(always)]
@@ -40,6 +40,13 @@ impl Isa for Avx2 {
         unsafe { outlined(piece) }
     }
 
+    #[inline(always)]
+    fn prefetch(self, src: &[u8], from: usize, len: usize) {
+        for line in (0..len).step_by(64) {
+            // SAFETY: a prefetch reads nothing that a program can see and faults on no address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(src.as_ptr().wrapping_add(from + line).cast()) };
+        }
+    }
     #[inline(always)]
     fn splat(self, value: f32) -> __m256 {
         // SAFETY: the token proves avx.

@@ -43,7 +43,7 @@ impl<const BF16: bool> Isa for WithAvx512<BF16> {
     type Ints = __m512i;
     const LANES: usize = LANES;
     const FOUR_ROWS: bool = true;
-    const WIDE_TILES: bool = true;
+    const MANY_REGISTERS: bool = true;
     const BYTE_ZERO: i32 = 0;
 
     #[inline(always)]
@@ -64,6 +64,13 @@ impl<const BF16: bool> Isa for WithAvx512<BF16> {
         unsafe { if BF16 { with_bf16(piece) } else { plain(piece) } }
     }
 
+    #[inline(always)]
+    fn prefetch(self, src: &[u8], from: usize, len: usize) {
+        for line in (0..len).step_by(64) {
+            // SAFETY: a prefetch reads nothing that a program can see and faults on no address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(src.as_ptr().wrapping_add(from + line).cast()) };
+        }
+    }
     #[inline(always)]
     fn splat(self, value: f32) -> __m512 {
         // SAFETY: the token proves avx512f.
