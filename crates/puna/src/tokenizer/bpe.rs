@@ -11,9 +11,11 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 /// A symbol that no merge contains.
 pub(super) const NO_SYMBOL: u32 = u32::MAX;
 /// A pair that does not merge.
-const NO_PAIR: u64 = u64::MAX;
+pub(super) const NO_PAIR: u64 = u64::MAX;
 const NONE: u32 = u32::MAX;
 const EMPTY_KEY: u64 = u64::MAX;
+/// Bits of the filter of a merge table at most: 256 KiB.
+const MAX_FILTER_BITS: u32 = 21;
 /// Up to here a scan over the row beats the heap.
 const SCAN_LIMIT: usize = 24;
 
@@ -84,8 +86,12 @@ struct Slot {
 #[derive(Clone, Debug)]
 pub(super) struct MergeTable {
     slots: Vec<Slot>,
+    /// A bit for the hash of each pair. It is small enough to stay near the processor, and spares
+    /// most of the walks for pairs that are not there.
+    filter: Vec<u64>,
     multiplier: u64,
     shift: u32,
+    filter_shift: u32,
 }
 
 /// One pair that merges.
@@ -109,10 +115,13 @@ impl MergeTable {
     /// Of a pair that is there twice, the lowest rank stays.
     pub(super) fn new(merges: impl ExactSizeIterator<Item = Merge>) -> Self {
         let bits = (merges.len().max(8) * 2).next_power_of_two().trailing_zeros();
+        let filter_bits = (bits + 3).min(MAX_FILTER_BITS);
         let mut table = Self {
             slots: vec![Slot { key: EMPTY_KEY, pair: NO_PAIR }; 1 << bits],
+            filter: vec![0; 1 << (filter_bits - 6)],
             multiplier: random_u64() | 1,
             shift: 64 - bits,
+            filter_shift: 64 - filter_bits,
         };
         for merge in merges {
             let pair = (u64::from(merge.rank) << 32) | u64::from(merge.merged);
@@ -121,13 +130,12 @@ impl MergeTable {
         table
     }
 
-    fn home(&self, key: u64) -> usize {
-        (key.wrapping_mul(self.multiplier) >> self.shift) as usize
-    }
-
     fn insert(&mut self, new: Slot) {
         let mask = self.slots.len() - 1;
-        let mut at = self.home(new.key);
+        let hash = new.key.wrapping_mul(self.multiplier);
+        let bit = hash >> self.filter_shift;
+        self.filter[(bit / 64) as usize] |= 1 << (bit % 64);
+        let mut at = (hash >> self.shift) as usize;
         loop {
             let slot = &mut self.slots[at];
             let is_same = slot.key == new.key;
@@ -144,10 +152,15 @@ impl MergeTable {
 
     /// Rank (high half) and merged id (low half) of a pair; `NO_PAIR` where it does not merge.
     #[inline]
-    fn get(&self, left: u32, right: u32) -> u64 {
+    pub(super) fn get(&self, left: u32, right: u32) -> u64 {
         let key = key_of(left, right);
+        let hash = key.wrapping_mul(self.multiplier);
+        let bit = hash >> self.filter_shift;
+        if self.filter[(bit / 64) as usize] >> (bit % 64) & 1 == 0 {
+            return NO_PAIR;
+        }
         let mask = self.slots.len() - 1;
-        let mut at = self.home(key);
+        let mut at = (hash >> self.shift) as usize;
         loop {
             // Half the slots are empty, so the walk ends; an empty slot holds no pair.
             let slot = self.slots[at & mask];
@@ -156,6 +169,26 @@ impl MergeTable {
             }
             at += 1;
         }
+    }
+}
+
+/// The pairs of a few symbols that texts are mostly made of, side by side in memory.
+#[derive(Clone, Debug)]
+pub(super) struct FirstPairs {
+    pairs: Vec<u64>,
+    width: usize,
+}
+
+impl FirstPairs {
+    pub(super) fn new(table: &MergeTable, symbols: &[u32]) -> Self {
+        let row = |&left: &u32| symbols.iter().map(move |&right| table.get(left, right));
+        Self { pairs: symbols.iter().flat_map(row).collect(), width: symbols.len() }
+    }
+
+    /// The pair of two symbols by their places in the list.
+    #[inline]
+    pub(super) fn get(&self, left: usize, right: usize) -> u64 {
+        self.pairs[left * self.width + right]
     }
 }
 
@@ -175,6 +208,21 @@ pub(super) struct Symbols {
 }
 
 impl Symbols {
+    pub(super) fn clear(&mut self) {
+        self.ids.clear();
+        self.pairs.clear();
+    }
+
+    /// Appends a symbol; `pair` is what it makes with the one before it, if there is one.
+    #[inline]
+    pub(super) fn push(&mut self, id: u32, pair: u64) {
+        if let Some(last) = self.pairs.last_mut() {
+            *last = pair;
+        }
+        self.ids.push(id);
+        self.pairs.push(NO_PAIR);
+    }
+
     /// Merges until nothing merges any more. `ids` holds fewer than 2³² symbols.
     pub(super) fn merge(&mut self, table: &MergeTable) {
         if self.ids.len() < 2 {
@@ -188,15 +236,13 @@ impl Symbols {
     }
 
     fn merge_by_scan(&mut self, table: &MergeTable) {
-        let ids = self.ids.as_mut_slice();
-        let mut n = ids.len();
-        let mut pairs = [NO_PAIR; SCAN_LIMIT];
-        for at in 1..n {
-            pairs[at - 1] = table.get(ids[at - 1], ids[at]);
-        }
+        let n = self.ids.len();
+        let (ids, pairs) = (self.ids.as_mut_slice(), self.pairs.as_mut_slice());
+        let mut next: [u8; SCAN_LIMIT] = std::array::from_fn(|at| at as u8 + 1);
+        let mut prev: [u8; SCAN_LIMIT] = std::array::from_fn(|at| (at as u8).saturating_sub(1));
         loop {
             let (mut best, mut at) = (NO_PAIR, 0);
-            for (index, &pair) in pairs[..n - 1].iter().enumerate() {
+            for (index, &pair) in pairs.iter().enumerate() {
                 if rank_of(pair) < rank_of(best) {
                     (best, at) = (pair, index);
                 }
@@ -204,28 +250,27 @@ impl Symbols {
             if best == NO_PAIR {
                 break;
             }
-            ids[at] = best as u32;
-            ids.copy_within(at + 2..n, at + 1);
-            pairs.copy_within(at + 1..n - 1, at);
-            n -= 1;
-            if at + 1 < n {
-                pairs[at] = table.get(ids[at], ids[at + 1]);
+            let right = usize::from(next[at]);
+            let after = usize::from(next[right]);
+            next[at] = after as u8;
+            (ids[at], ids[right]) = (best as u32, NO_SYMBOL);
+            (pairs[at], pairs[right]) = (NO_PAIR, NO_PAIR);
+            if after < n {
+                prev[after] = at as u8;
+                pairs[at] = table.get(ids[at], ids[after]);
             }
             if at > 0 {
-                pairs[at - 1] = table.get(ids[at - 1], ids[at]);
+                let before = usize::from(prev[at]);
+                pairs[before] = table.get(ids[before], ids[at]);
             }
         }
-        self.ids.truncate(n);
+        self.ids.retain(|&id| id != NO_SYMBOL);
     }
 
-    /// Looks the pair at `at` up anew; the entry of the heap where it merges.
-    fn candidate(&mut self, table: &MergeTable, at: u32) -> Option<Reverse<u64>> {
+    /// The entry of the heap for the pair at `at`, where it merges.
+    fn candidate(&mut self, at: u32) -> Option<Reverse<u64>> {
         let next = self.next[at as usize];
-        let pair = match next {
-            NONE => NO_PAIR,
-            next => table.get(self.ids[at as usize], self.ids[next as usize]),
-        };
-        self.pairs[at as usize] = pair;
+        let pair = self.pairs[at as usize];
         if pair == NO_PAIR {
             return None;
         }
@@ -236,7 +281,11 @@ impl Symbols {
     }
 
     fn offer(&mut self, table: &MergeTable, at: u32) {
-        let candidate = self.candidate(table, at);
+        self.pairs[at as usize] = match self.next[at as usize] {
+            NONE => NO_PAIR,
+            next => table.get(self.ids[at as usize], self.ids[next as usize]),
+        };
+        let candidate = self.candidate(at);
         self.heap.extend(candidate);
     }
 
@@ -246,12 +295,10 @@ impl Symbols {
         self.prev.extend((0..n).map(|at| at.checked_sub(1).unwrap_or(NONE)));
         self.next.clear();
         self.next.extend((1..n).chain([NONE]));
-        self.pairs.clear();
-        self.pairs.resize(n as usize, NO_PAIR);
         let mut initial = std::mem::take(&mut self.heap).into_vec();
         initial.clear();
         for at in 0..n {
-            initial.extend(self.candidate(table, at));
+            initial.extend(self.candidate(at));
         }
         self.heap = BinaryHeap::from(initial);
         while let Some(Reverse(top)) = self.heap.pop() {
@@ -331,16 +378,23 @@ mod tests {
             }
         }
         let table = MergeTable::new(entries.into_iter());
+        let first = FirstPairs::new(&table, &[0, 1, 2, 3, 4]);
         for n in [1usize, 2, 3, 10, 24, 25, 40, 200] {
             for _ in 0..50 {
                 let ids: Vec<u32> = (0..n).map(|_| next(5)).collect();
-                let mut symbols = Symbols { ids: ids.clone(), ..Symbols::default() };
-                symbols.merge(&table);
-                assert_eq!(symbols.ids, naive(ids.clone(), &table), "{ids:?}");
-                let mut symbols = Symbols { ids: ids.clone(), ..Symbols::default() };
-                symbols.offered = Some(HashMap::new());
-                symbols.merge(&table);
-                assert_eq!(symbols.ids, naive(ids.clone(), &table), "{ids:?} by heap");
+                let mut symbols = Symbols::default();
+                for by_heap in [false, true] {
+                    symbols.offered = by_heap.then(HashMap::new);
+                    symbols.clear();
+                    for (at, &id) in ids.iter().enumerate() {
+                        let pair = at
+                            .checked_sub(1)
+                            .map_or(NO_PAIR, |b| first.get(ids[b] as usize, id as usize));
+                        symbols.push(id, pair);
+                    }
+                    symbols.merge(&table);
+                    assert_eq!(symbols.ids, naive(ids.clone(), &table), "{ids:?} {by_heap}");
+                }
             }
         }
     }

@@ -3,7 +3,7 @@
 //! A word that is one token is found in a table, one that came by lately in a cache; the rest is
 //! merged, O(m log m) for m bytes.
 
-use super::bpe::{Merge, MergeTable, NO_SYMBOL, Symbols, random_u64};
+use super::bpe::{FirstPairs, Merge, MergeTable, NO_PAIR, NO_SYMBOL, Symbols, random_u64};
 use super::words::{Key, MAX_KEY, SegmentCache, WordTable};
 
 /// A vocabulary of bytes and merges, ready to encode.
@@ -11,6 +11,7 @@ use super::words::{Key, MAX_KEY, SegmentCache, WordTable};
 pub(super) struct ByteBpe {
     /// The token of each byte; `NO_SYMBOL` for one that leaves no trace.
     bytes: Box<[u32; 256]>,
+    first: FirstPairs,
     table: MergeTable,
     words: WordTable,
     /// Tells this vocabulary's cache entries from others'.
@@ -26,9 +27,11 @@ impl ByteBpe {
         words: &[(Vec<u8>, u32)],
         ignore_merges: bool,
     ) -> Self {
+        let table = MergeTable::new(merges.iter().copied());
         let mut bpe = Self {
+            first: FirstPairs::new(&table, bytes.as_slice()),
             bytes,
-            table: MergeTable::new(merges.iter().copied()),
+            table,
             words: WordTable::new(&[]),
             stamp: random_u64(),
         };
@@ -87,10 +90,16 @@ impl ByteBpe {
     fn merge(&self, word: &[u8], symbols: &mut Symbols, ids: &mut Vec<u32>) {
         // Places are 32-bit.
         for part in word.chunks(u32::MAX as usize) {
-            symbols.ids.clear();
-            let of_bytes = part.iter().map(|&byte| self.bytes[usize::from(byte)]);
-            symbols.ids.extend(of_bytes.filter(|&symbol| symbol != NO_SYMBOL));
+            symbols.clear();
             symbols.offered = None;
+            let mut last = None;
+            for byte in part.iter().map(|&byte| usize::from(byte)) {
+                let symbol = self.bytes[byte];
+                if symbol != NO_SYMBOL {
+                    symbols.push(symbol, last.map_or(NO_PAIR, |last| self.first.get(last, byte)));
+                    last = Some(byte);
+                }
+            }
             symbols.merge(&self.table);
             ids.extend_from_slice(&symbols.ids);
         }

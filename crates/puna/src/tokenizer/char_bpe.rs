@@ -7,7 +7,9 @@
 
 use std::collections::HashMap;
 
-use super::bpe::{Merge, MergeTable, NO_SYMBOL, SeededState, Symbols, random_u64};
+use super::bpe::{
+    FirstPairs, Merge, MergeTable, NO_PAIR, NO_SYMBOL, SeededState, Symbols, random_u64,
+};
 use super::words::{Key, MAX_KEY, SegmentCache, WordTable};
 
 /// Marks the symbol of a user-defined piece, which never merges.
@@ -65,9 +67,13 @@ pub(super) struct CharBpe {
     /// The characters that are symbols and no tokens, from `n_tokens` on.
     extra: Vec<char>,
     table: MergeTable,
+    /// The pairs of ASCII.
+    first: FirstPairs,
     seams: Seams,
     /// Tokens that their own text encodes to.
     words: WordTable,
+    /// Those that are one ASCII character.
+    ascii_words: Box<[u32; 128]>,
     /// By first character, the longest first.
     user_defined: HashMap<char, Vec<(Box<str>, u32)>>,
     unused: Vec<u32>,
@@ -163,14 +169,17 @@ impl CharBpe {
         for list in user_defined.values_mut() {
             list.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
         }
+        let table = MergeTable::new(parts.merges.iter().map(|merge| merge.merge));
         let mut bpe = Self {
             n_tokens: parts.n_tokens,
             basic: vec![NO_SYMBOL; 1 << 16],
             astral: HashMap::default(),
             extra: Vec::new(),
-            table: MergeTable::new(parts.merges.iter().map(|merge| merge.merge)),
+            first: FirstPairs::new(&table, &[]),
+            table,
             seams,
             words: WordTable::new(&[]),
+            ascii_words: Box::new([NO_SYMBOL; 128]),
             user_defined,
             unused: parts.unused,
             unknown: parts.unknown,
@@ -178,6 +187,8 @@ impl CharBpe {
         };
         bpe.unused.sort_unstable();
         bpe.set_letters(&parts.letters);
+        let ascii: Vec<u32> = (0..128u8).map(|byte| bpe.symbol_of(char::from(byte))).collect();
+        bpe.first = FirstPairs::new(&bpe.table, &ascii);
         bpe.find_words(words);
         bpe
     }
@@ -208,8 +219,12 @@ impl CharBpe {
         for (word, id) in words {
             ids.clear();
             self.encode_part(word, &mut symbols, &mut false, &mut ids);
-            if ids == [id] {
-                found.push((word.as_bytes(), id));
+            if ids != [id] {
+                continue;
+            }
+            found.push((word.as_bytes(), id));
+            if let &[byte @ ..128] = word.as_bytes() {
+                self.ascii_words[usize::from(byte)] = id;
             }
         }
         self.words = WordTable::new(&found);
@@ -238,6 +253,14 @@ impl CharBpe {
             let part = &text[begin..stop];
             let window = text.as_bytes().get(begin..).and_then(|rest| rest.first_chunk());
             begin = stop;
+            if let &[byte @ ..128] = part.as_bytes() {
+                let id = self.ascii_words[usize::from(byte)];
+                if id != NO_SYMBOL {
+                    ids.push(id);
+                    after_unknown = false;
+                    continue;
+                }
+            }
             let Some(window) = window.filter(|_| part.len() <= MAX_KEY) else {
                 match self.words.get_long(part.as_bytes()) {
                     Some(id) => {
@@ -298,25 +321,35 @@ impl CharBpe {
         (next, joins)
     }
 
-    fn fill(&self, text: &str, ids: &mut Vec<u32>) {
-        ids.clear();
-        if self.user_defined.is_empty() {
-            ids.extend(text.chars().map(|character| self.symbol_of(character)));
-            return;
+    fn fill(&self, text: &str, symbols: &mut Symbols) {
+        symbols.clear();
+        let mut last = char::MAX;
+        for character in text.chars() {
+            let symbol = self.symbol_of(character);
+            let pair = match symbols.ids.last() {
+                Some(_) if character.is_ascii() && last.is_ascii() => {
+                    self.first.get(last as usize, character as usize)
+                }
+                Some(&before) => self.table.get(before, symbol),
+                None => NO_PAIR,
+            };
+            symbols.push(symbol, pair);
+            last = character;
         }
+    }
+
+    fn fill_with_user_defined(&self, text: &str, symbols: &mut Symbols) {
+        symbols.clear();
         let mut rest = text;
         while let Some(character) = rest.chars().next() {
             let candidates = self.user_defined.get(&character).map_or(&[][..], Vec::as_slice);
-            let length = match candidates.iter().find(|(piece, _)| rest.starts_with(&**piece)) {
-                Some((piece, id)) => {
-                    ids.push(id | FROZEN);
-                    piece.len()
-                }
-                None => {
-                    ids.push(self.symbol_of(character));
-                    character.len_utf8()
-                }
+            let found = candidates.iter().find(|(piece, _)| rest.starts_with(&**piece));
+            let (symbol, length) = match found {
+                Some((piece, id)) => (id | FROZEN, piece.len()),
+                None => (self.symbol_of(character), character.len_utf8()),
             };
+            let pair = symbols.ids.last().map_or(NO_PAIR, |&before| self.table.get(before, symbol));
+            symbols.push(symbol, pair);
             rest = &rest[length..];
         }
     }
@@ -337,7 +370,11 @@ impl CharBpe {
             return;
         }
         symbols.offered = (!self.unused.is_empty()).then(HashMap::new);
-        self.fill(part, &mut symbols.ids);
+        if self.user_defined.is_empty() {
+            self.fill(part, symbols);
+        } else {
+            self.fill_with_user_defined(part, symbols);
+        }
         symbols.merge(&self.table);
         let offered = symbols.offered.as_ref();
         for &symbol in &symbols.ids {
