@@ -355,7 +355,7 @@ impl CharBpe {
     }
 
     /// Encodes a part by merging. O(m log m) for m characters.
-    fn encode_part(
+    pub(super) fn encode_part(
         &self,
         part: &str,
         symbols: &mut Symbols,

@@ -15,7 +15,7 @@ use tokenizers::{AddedVocabulary as LibraryVocabulary, NormalizerWrapper};
 
 use super::SPACE_MARK;
 use super::added::{AddedToken, AddedVocabulary};
-use super::bpe::{Merge, NO_SYMBOL};
+use super::bpe::{Merge, NO_SYMBOL, SeededState};
 use super::byte_bpe::ByteBpe;
 use super::char_bpe::{CharBpe, CharBpeParts, CharMerge, Scratch, Unknown, WINDOW};
 use super::error::TokenizerError;
@@ -282,16 +282,19 @@ impl<'p> Vocabulary<'p> {
             return None;
         }
         // Of a pair that is there twice, the crate keeps the last.
-        let mut merges: HashMap<(u32, u32), TextMerge<'p>> = HashMap::new();
+        let mut merges: HashMap<(u32, u32), TextMerge<'p>, SeededState> = HashMap::default();
+        let mut whole = String::new();
         for (rank, (left, right)) in parts.merges.iter().enumerate() {
             if left.is_empty() || right.is_empty() {
                 return None;
             }
+            whole.clear();
+            whole.extend([left.as_str(), right.as_str()]);
             let merge = Merge {
                 left: *vocab.get(left)?,
                 right: *vocab.get(right)?,
                 rank: u32::try_from(rank).ok()?,
-                merged: *vocab.get(&format!("{left}{right}"))?,
+                merged: *vocab.get(&whole)?,
             };
             merges.insert((merge.left, merge.right), TextMerge { merge, left, right });
         }
@@ -316,10 +319,12 @@ impl<'p> Vocabulary<'p> {
         // written as a space.
         let inner = |c: char| if c == SPACE_MARK { ' ' } else { c };
         let mut merges = Vec::with_capacity(self.merges.len());
+        let mut whole = String::new();
         for TextMerge { merge, left, right } in &self.merges {
             // A byte token is a symbol, and must not merge for parts of a text to stand alone.
-            let whole = format!("{left}{right}");
-            if [left, right, &whole.as_str()].into_iter().any(|text| byte_of(text).is_some()) {
+            whole.clear();
+            whole.extend([*left, *right]);
+            if [*left, *right, &whole].into_iter().any(|text| byte_of(text).is_some()) {
                 return None;
             }
             let seam = (left.chars().next_back()?, right.chars().next()?);

@@ -347,3 +347,89 @@ fn ranks(proto: &ModelProto, merged: &[usize]) -> Vec<u32> {
     }
     ranks
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::super::bpe::Symbols;
+    use super::*;
+
+    /// The small model as it is, and changed: tokens that are user-defined, that are unused, that
+    /// tie, and no byte pieces.
+    fn models() -> Vec<SentencePiece> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tokenizer");
+        let bytes = std::fs::read(path.join("llama_like.model")).unwrap();
+        let proto = ModelProto::parse(&bytes, "m").unwrap();
+        let change = |every: usize, edit: &dyn Fn(&mut super::super::Piece)| {
+            let mut proto = proto.clone();
+            let normal = proto.pieces.iter_mut().filter(|piece| piece.kind == PieceType::Normal);
+            normal.filter(|piece| piece.text.len() > 1).step_by(every).for_each(edit);
+            proto
+        };
+        let mut no_bytes = change(3, &|piece| piece.score = piece.score.rem_euclid(20.0));
+        no_bytes.byte_fallback = false;
+        let protos = [
+            proto.clone(),
+            change(9, &|piece| piece.kind = PieceType::UserDefined),
+            change(5, &|piece| piece.kind = PieceType::Unused),
+            change(2, &|piece| piece.score = piece.score.rem_euclid(20.0)),
+            no_bytes,
+        ];
+        protos.into_iter().map(|proto| SentencePiece::new(proto, "m").unwrap()).collect()
+    }
+
+    fn without_cuts(model: &SentencePiece, text: &str) -> Vec<u32> {
+        let (mut normal, mut ids) = (String::new(), Vec::new());
+        model.normalize(text, model.proto.add_dummy_prefix, &mut normal);
+        model.bpe.encode_part(&normal, &mut Symbols::default(), &mut false, &mut ids);
+        ids
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Cuts, the table of words and the cache against merging the whole text at once. The
+        /// buffers go from model to model, and remember nothing of the one before.
+        #[test]
+        fn cuts_change_nothing(
+            parts in prop::collection::vec("[ -~]{1,3}|[a-e]{1,8}|[ \u{2581}]{1,4}|\\PC|(the|ing|er|to){1,3}", 0..30)
+        ) {
+            thread_local! {
+                static MODELS: (Vec<SentencePiece>, std::cell::RefCell<Scratch>) =
+                    (models(), Scratch::default().into());
+            }
+            let text = parts.concat();
+            MODELS.with(|(models, scratch)| {
+                for (index, model) in models.iter().enumerate() {
+                    let expected = without_cuts(model, &text);
+                    for round in 0..2 {
+                        let mut ids = Vec::new();
+                        model.encode_into(&text, true, &mut scratch.borrow_mut(), &mut ids);
+                        assert_eq!(ids, expected, "model {index}, round {round}: {text:?}");
+                        assert_eq!(model.encode(&text), expected);
+                    }
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn threads_share_a_model() {
+        let model = &models()[0];
+        let texts: Vec<String> =
+            (0..200).map(|n| format!("Text number {n} for the puna.")).collect();
+        let expected: Vec<Vec<u32>> = texts.iter().map(|text| model.encode(text)).collect();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let actual: Vec<Vec<u32>> =
+                        texts.iter().map(|text| model.encode(text)).collect();
+                    assert_eq!(actual, expected);
+                });
+            }
+        });
+    }
+}

@@ -47,6 +47,15 @@ impl Key {
     }
 }
 
+/// A string of up to eight bytes.
+#[derive(Clone, Copy, Debug)]
+struct ShortSlot {
+    low: u64,
+    len: u32,
+    id: u32,
+}
+
+/// A string of nine to sixteen bytes.
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     low: u64,
@@ -55,11 +64,14 @@ struct Slot {
     id: u32,
 }
 
-/// Strings that are one token.
+/// Strings that are one token. Half the slots of both arrays are empty, so that walks end.
 #[derive(Clone, Debug)]
 pub(super) struct WordTable {
+    /// Most words of a text are here, and it is denser in memory.
+    short: Vec<ShortSlot>,
     slots: Vec<Slot>,
     seed: u64,
+    short_shift: u32,
     shift: u32,
     /// Strings of more than sixteen bytes.
     long: HashMap<Box<[u8]>, u32, SeededState>,
@@ -68,11 +80,17 @@ pub(super) struct WordTable {
 
 impl WordTable {
     /// The last of a repeated string stays.
-    pub(super) fn new<'t>(words: &[(&'t [u8], u32)]) -> Self {
-        let bits = (words.len().max(8) * 2).next_power_of_two().trailing_zeros();
+    pub(super) fn new(words: &[(&[u8], u32)]) -> Self {
+        let bits = |lengths: std::ops::RangeInclusive<usize>| {
+            let count = words.iter().filter(|(word, _)| lengths.contains(&word.len())).count();
+            (count.max(8) * 2).next_power_of_two().trailing_zeros()
+        };
+        let (short_bits, bits) = (bits(1..=8), bits(9..=MAX_KEY));
         let mut table = Self {
+            short: vec![ShortSlot { low: 0, len: 0, id: 0 }; 1 << short_bits],
             slots: vec![Slot { low: 0, high: 0, len: 0, id: 0 }; 1 << bits],
             seed: random_u64(),
+            short_shift: 64 - short_bits,
             shift: 64 - bits,
             long: HashMap::default(),
             longest: 0,
@@ -91,24 +109,48 @@ impl WordTable {
     }
 
     fn insert(&mut self, key: Key, id: u32) {
+        let hash = key.hash(self.seed);
+        let (low, high, len) = (key.bytes as u64, (key.bytes >> 64) as u64, key.len);
+        if len <= 8 {
+            let mask = self.short.len() - 1;
+            let mut at = (hash >> self.short_shift) as usize;
+            while self.short[at].len != 0 && !self.short[at].holds(key) {
+                at = (at + 1) & mask;
+            }
+            self.short[at] = ShortSlot { low, len, id };
+            return;
+        }
         let mask = self.slots.len() - 1;
-        let mut at = (key.hash(self.seed) >> self.shift) as usize;
-        while self.slots[at].len != 0 && self.slots[at].key() != key {
+        let mut at = (hash >> self.shift) as usize;
+        while self.slots[at].len != 0 && !self.slots[at].holds(key) {
             at = (at + 1) & mask;
         }
-        let (low, high) = (key.bytes as u64, (key.bytes >> 64) as u64);
-        self.slots[at] = Slot { low, high, len: key.len, id };
+        self.slots[at] = Slot { low, high, len, id };
     }
 
     /// The token of a short string.
     #[inline]
     pub(super) fn get(&self, key: Key) -> Option<u32> {
+        let hash = key.hash(self.seed);
+        if key.len <= 8 {
+            let mask = self.short.len() - 1;
+            let mut at = (hash >> self.short_shift) as usize;
+            loop {
+                let slot = self.short[at & mask];
+                if slot.holds(key) {
+                    return Some(slot.id);
+                }
+                if slot.len == 0 {
+                    return None;
+                }
+                at += 1;
+            }
+        }
         let mask = self.slots.len() - 1;
-        let mut at = (key.hash(self.seed) >> self.shift) as usize;
+        let mut at = (hash >> self.shift) as usize;
         loop {
-            // Half the slots are empty, so the walk ends.
             let slot = self.slots[at & mask];
-            if slot.key() == key {
+            if slot.holds(key) {
                 return Some(slot.id);
             }
             if slot.len == 0 {
@@ -127,10 +169,18 @@ impl WordTable {
     }
 }
 
+impl ShortSlot {
+    #[inline]
+    fn holds(&self, key: Key) -> bool {
+        self.low == key.bytes as u64 && self.len == key.len
+    }
+}
+
 impl Slot {
     #[inline]
-    fn key(&self) -> Key {
-        Key { bytes: u128::from(self.low) | (u128::from(self.high) << 64), len: self.len }
+    fn holds(&self, key: Key) -> bool {
+        let (low, high) = (key.bytes as u64, (key.bytes >> 64) as u64);
+        self.low == low && self.high == high && self.len == key.len
     }
 }
 
