@@ -40,8 +40,8 @@ enum Prefix {
 
 #[derive(Debug)]
 enum Model {
-    Characters { bpe: CharBpe, prefix: Prefix },
-    Bytes { bpe: ByteBpe, splitter: Arc<Splitter> },
+    Characters { bpe: Box<CharBpe>, prefix: Prefix },
+    Bytes { bpe: Box<ByteBpe>, splitter: Arc<Splitter> },
 }
 
 /// A vocabulary with its added tokens.
@@ -61,12 +61,12 @@ impl FastEncoder {
         let vocabulary = Vocabulary::new(parts)?;
         let model = match characters_prefix(parts.normalizer.as_ref(), splitter) {
             Some((prefix, splits)) => {
-                let bpe = vocabulary.characters(parts, splits)?;
+                let bpe = Box::new(vocabulary.characters(parts, splits)?);
                 Model::Characters { bpe, prefix }
             }
             None if parts.normalizer.is_none() => {
                 splitter.plain_steps()?;
-                Model::Bytes { bpe: vocabulary.bytes(parts)?, splitter: splitter.clone() }
+                Model::Bytes { bpe: Box::new(vocabulary.bytes(parts)?), splitter: splitter.clone() }
             }
             None => return None,
         };

@@ -13,7 +13,7 @@ const MAX_IDLE: usize = 16;
 
 /// Idle buffers.
 #[derive(Debug, Default)]
-pub(super) struct ScratchPool(Mutex<Vec<Box<Scratch>>>);
+pub(super) struct ScratchPool(Mutex<Vec<Scratch>>);
 
 impl Clone for ScratchPool {
     fn clone(&self) -> Self {
