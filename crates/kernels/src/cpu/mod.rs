@@ -42,6 +42,10 @@ pub struct CpuOptions {
     /// fifteen bits of their group's largest against packed weights: those of all quantised
     /// formats but IQ1 to IQ3, TQ1 and Q8_K, which stay `f32` on every path.
     pub exact: bool,
+    /// One path for every number of rows: a row gives the same bits alone, in any batch, and in
+    /// whatever chunks its prompt came. Packed weights are always multiplied in whole numbers, and
+    /// the others in `f32` (many rows are slower). Nothing to do where `exact` is set.
+    pub deterministic: bool,
 }
 
 /// The processor.
@@ -50,6 +54,7 @@ pub struct Cpu {
     kernels: &'static Kernels,
     pool: Pool,
     exact: bool,
+    deterministic: bool,
 }
 
 impl Cpu {
@@ -60,7 +65,8 @@ impl Cpu {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             n => n,
         };
-        Ok(Self { kernels, pool: Pool::new(threads.min(MAX_THREADS)), exact: options.exact })
+        let &CpuOptions { exact, deterministic, .. } = options;
+        Ok(Self { kernels, pool: Pool::new(threads.min(MAX_THREADS)), exact, deterministic })
     }
 
     /// Name of the instruction set in use.
@@ -71,6 +77,12 @@ impl Cpu {
     /// Threads in use.
     pub fn threads(&self) -> usize {
         self.pool.threads()
+    }
+
+    /// Rows, at most 64, up to which one batch gives each row the bits that it has alone: those
+    /// that take the path of a single row.
+    pub fn rows_like_one(&self, weight: &CpuWeight) -> usize {
+        linear::rows_like_one(self, weight)
     }
 }
 

@@ -70,6 +70,24 @@ impl<B: Backend> LlamaForCausalLM<B> {
         Ok(CausalLmOutput { logits, kept: positions.len() })
     }
 
+    /// Every matrix that rows are multiplied with.
+    pub fn weights(&self) -> impl Iterator<Item = &B::Weight> {
+        let layers = self.model.blocks.iter().flat_map(|block| {
+            let (attention, mlp) = (&block.attention, &block.mlp);
+            [
+                &attention.q_proj,
+                &attention.k_proj,
+                &attention.v_proj,
+                &attention.o_proj,
+                &mlp.gate_proj,
+                &mlp.up_proj,
+                &mlp.down_proj,
+            ]
+        });
+        let head = self.lm_head.as_ref().map_or(&self.model.embed_tokens, |head| &head.weight);
+        layers.map(|linear| &linear.weight).chain([head])
+    }
+
     /// `logits = lm_head(x)`: x `(rows, hidden_size)`, already normed, logits
     /// `(rows, vocab_size)`.
     pub fn head(&self, x: &B::Buf, rows: usize, logits: &mut B::Buf) {
