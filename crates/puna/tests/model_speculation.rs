@@ -78,7 +78,9 @@ fn check(format: Format, request: &Request, what: &str) {
     for (name, speculation) in speculations(&target, format) {
         let (found, steps, counts) = events(&target, Some(speculation), request);
         assert_eq!(found, plain, "{format} {what}, {name}");
-        assert_eq!(n_steps - steps, counts.accepted as usize, "{format} {what}, {name}");
+        // Each right draft saves a step, but for one that is the end: nothing comes behind it.
+        let n_useless = counts.accepted as usize - (n_steps - steps);
+        assert!(n_useless <= 1, "{format} {what}, {name}: {n_steps} {steps} {counts:?}");
         assert!(counts.accepted <= counts.drafted);
     }
 }
@@ -201,12 +203,11 @@ fn repetition_is_looked_up() {
     let target = Arc::new(model(&fast(), Format::Q4_0, 5));
     let prompt_ids = repetitive();
     let how = speculation(&target, Proposer::PromptLookup { max_ngram: 3 });
-    // The ids that will come are in the prompt already: what the model says to a prompt that
-    // ends the same way.
+    // A greedy answer of random weights soon goes round in circles.
     let (plain, ..) = events(&target, None, &greedy(&prompt_ids, 200));
     let (_, n_steps, counts) = events(&target, Some(how), &greedy(&prompt_ids, 200));
     println!("{} tokens in {n_steps} steps, {counts:?}", plain.len());
-    assert!(counts.drafted > 0);
+    assert!(counts.accepted > 20 && n_steps < 180, "{n_steps} steps, {counts:?}");
 }
 
 /// Many sequences, a cache in which they have to take turns, and one that is cancelled.

@@ -90,14 +90,9 @@ pub(crate) fn generate(
             let since_first = now - *first.get_or_insert(now);
             answer.prefill = now - start - since_first;
             answer.decode = since_first;
-            let piece = stream.push(token.id)?;
-            answer.tokens.push(token);
-            if !piece.text.is_empty() {
-                answer.text.push_str(&piece.text);
-                show(&piece.text)?;
-            }
-            if let Some(stopped) = piece.stopped {
-                finish = Some(FinishReason::StopString(stopped));
+            let stopped = answer.push(token, &mut stream, show)?;
+            if stopped.is_some() {
+                finish = stopped;
                 // What else the step brought lies behind the stop string.
                 break;
             }
@@ -118,6 +113,22 @@ pub(crate) fn generate(
 }
 
 impl Answer {
+    /// Takes the next token; the stop string that it completed.
+    fn push(
+        &mut self,
+        token: Sampled,
+        stream: &mut TextStream,
+        show: &mut dyn FnMut(&str) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Option<FinishReason>> {
+        let piece = stream.push(token.id)?;
+        self.tokens.push(token);
+        if !piece.text.is_empty() {
+            self.text.push_str(&piece.text);
+            show(&piece.text)?;
+        }
+        Ok(piece.stopped.map(FinishReason::StopString))
+    }
+
     /// The times, given when the program started and how long loading took.
     pub(crate) fn timings(&self, before: Duration, load: Duration, n_prompt: usize) -> Timings {
         let rate = |n: usize, time: Duration| {

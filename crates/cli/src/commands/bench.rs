@@ -105,18 +105,8 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let mut bench = Bench::new(&session, args)?;
     let (prefill, ttft) = bench.prefill(args)?;
     let decode = bench.decode(1, args)?;
-    let mut batch_decode_tps = BTreeMap::new();
-    for &n in &args.batch {
-        let rate = if n == 1 { decode } else { bench.decode(n, args)? };
-        batch_decode_tps.insert(n, rate);
-    }
-    let speculation = bench_speculation::measure(
-        &session,
-        &args.model,
-        &args.speculation,
-        &args.compute,
-        args.repetitions,
-    )?;
+    let batch_decode_tps = bench.batches(decode, args)?;
+    let speculation = measure_speculation(&session, args)?;
     // Before the machine is measured, which takes memory of its own.
     let peak_rss_bytes = peak_rss();
     let limits = session.backend.measure_limits().context("cannot measure the machine")?;
@@ -148,6 +138,14 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         report.print(&mut output)?;
     }
     output.flush()
+}
+
+fn measure_speculation(
+    session: &Session,
+    args: &BenchArgs,
+) -> anyhow::Result<Option<SpeculationReport>> {
+    let BenchArgs { model, speculation, compute, repetitions, .. } = args;
+    bench_speculation::measure(session, model, speculation, compute, *repetitions)
 }
 
 fn check(args: &BenchArgs) -> anyhow::Result<()> {
@@ -257,6 +255,12 @@ impl Bench {
             rates.push((times.len() - n) as f64 / seconds);
         }
         Ok(median(&mut rates))
+    }
+
+    /// Likewise for each number of sequences that was asked for; `one` is known already.
+    fn batches(&mut self, one: f64, args: &BenchArgs) -> anyhow::Result<BTreeMap<usize, f64>> {
+        let rate = |&n: &usize| Ok((n, if n == 1 { one } else { self.decode(n, args)? }));
+        args.batch.iter().map(rate).collect()
     }
 }
 
