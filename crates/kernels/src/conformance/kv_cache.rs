@@ -2,14 +2,22 @@
 //! block table says, rounded to the cache's type; a copy of a block; no cache that is too large.
 
 use super::*;
-use crate::{KvShape, Mask, Span};
+use crate::{KvDtype, KvShape, Mask, Span};
 
 pub(super) fn append_read_copy<B: Backend>(b: &B) -> Vec<f32> {
     let mut random = Random(17);
     let mut results = Vec::new();
     for dtype in DTYPES {
+        let cache_dtype = KvDtype::from(dtype);
         let (n_kv_heads, head_dim, block_len) = (2, 5, 3);
-        let shape = KvShape { n_layers: 2, n_blocks: 7, block_len, n_kv_heads, head_dim, dtype };
+        let shape = KvShape {
+            n_layers: 2,
+            n_blocks: 7,
+            block_len,
+            n_kv_heads,
+            head_dim,
+            dtype: cache_dtype,
+        };
         let mut cache = b.kv_cache(shape).expect("a small cache");
         let row_len = n_kv_heads * head_dim;
         // Two sequences, eight and four keys, appended in two steps each; the second layer is
@@ -60,7 +68,7 @@ pub(super) fn too_large<B: Backend>(b: &B) {
         block_len: 16,
         n_kv_heads: 8,
         head_dim: 128,
-        dtype: Dtype::F16,
+        dtype: KvDtype::F16,
     };
     let refused = b.kv_cache(shape).expect_err("an exabyte");
     assert_eq!(refused.bytes, 1 << 56);

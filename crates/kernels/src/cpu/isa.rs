@@ -10,6 +10,7 @@ use std::ops::Range;
 use half::{bf16, f16};
 
 use super::arch::scalar::Scalar;
+use super::kv_cache::units::Q8;
 use super::ops::activations::SplitRows;
 use super::ops::attention::tile::{Pass, Tile};
 use super::ops::dot_packed::Groups;
@@ -85,13 +86,6 @@ pub(crate) trait Isa: Copy {
     fn reduce_sum(self, v: Self::F32) -> f32;
     /// Largest lane.
     fn reduce_max(self, v: Self::F32) -> f32;
-    /// Sums of the lanes of four vectors; the order is fixed, but may differ from
-    /// [`Isa::reduce_sum`]'s.
-    #[inline(always)]
-    fn reduce_sum4(self, v: [Self::F32; 4]) -> [f32; 4] {
-        [self.reduce_sum(v[0]), self.reduce_sum(v[1]), self.reduce_sum(v[2]), self.reduce_sum(v[3])]
-    }
-
     /// Rounded to what `dtype` holds.
     #[inline(always)]
     fn round_to(self, dtype: Dtype, v: Self::F32) -> Self::F32 {
@@ -132,6 +126,11 @@ pub(crate) trait Isa: Copy {
     fn dot_bytes(self, codes: &[Self::Ints], x: &[[u8; 4]]) -> Self::Ints;
     /// `128 high + low + add` as `f32`.
     fn combine(self, high: Self::Ints, low: Self::Ints, add: i32) -> Self::F32;
+
+    /// Asks for the cache line of `at`, which is read soon, to the second cache: the first one has
+    /// too few places for what is on its way. Changes nothing but the time.
+    #[inline(always)]
+    fn prefetch<T>(self, _at: &T) {}
 
     /// `e^x` within 2 ulp; 0 below -104, infinity above 88.8, NaN for NaN.
     #[inline(always)]
@@ -298,6 +297,14 @@ kernels! {
             states: &mut [f32],
             scratch: &mut [f32]
         );
+        /// Likewise.
+        attend_q8 = attention::tile::attend: (
+            tile: &Tile<'_, Q8>,
+            ranges: Range<usize>,
+            pass: Pass,
+            states: &mut [f32],
+            scratch: &mut [f32]
+        );
         /// The states of later keys into those of earlier ones.
         attention_merge = attention::tile::merge:
             (pass: Pass, head_dim: usize, later: &[f32], states: &mut [f32]);
@@ -313,6 +320,9 @@ kernels! {
         /// Likewise.
         probabilities_bf16 = attention::tile::probabilities:
             (tile: &Tile<'_, bf16>, probs: &mut [f32], scratch: &mut [f32]);
+        /// Likewise.
+        probabilities_q8 = attention::tile::probabilities:
+            (tile: &Tile<'_, Q8>, probs: &mut [f32], scratch: &mut [f32]);
         /// Gradients of one tile of queries and of the keys that it sees.
         attention_backward = attention::tile_backward: (
             tile: &Tile<'_, f32>,

@@ -1,6 +1,8 @@
 //! Reductions and loads over plain vectors, which the other operations are made of. Slices need
 //! not be whole vectors: a short tail is padded, and treated exactly as the rest.
 
+use bytemuck::Pod;
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::cpu::isa::Isa;
@@ -9,11 +11,13 @@ use crate::cpu::isa::Isa;
 pub(crate) const MAX_LANES: usize = 16;
 
 /// A number as buffers and caches store it.
-pub(crate) trait Element: Copy + Send + Sync + std::fmt::Debug {
+pub(crate) trait Element: Pod + Send + Sync + std::fmt::Debug {
     /// The first `LANES` values of `src`; panics where it is shorter.
     fn load<I: Isa>(isa: I, src: &[Self]) -> I::F32;
     /// Exact.
     fn widen(self) -> f32;
+    /// `src` rounded to the nearest, ties to even; `dst` is as long.
+    fn narrow(src: &[f32], dst: &mut [Self]);
 }
 
 impl Element for f32 {
@@ -24,6 +28,9 @@ impl Element for f32 {
     #[inline(always)]
     fn widen(self) -> f32 {
         self
+    }
+    fn narrow(src: &[f32], dst: &mut [Self]) {
+        dst.copy_from_slice(src);
     }
 }
 
@@ -36,6 +43,9 @@ impl Element for f16 {
     fn widen(self) -> f32 {
         self.to_f32()
     }
+    fn narrow(src: &[f32], dst: &mut [Self]) {
+        dst.convert_from_f32_slice(src);
+    }
 }
 
 impl Element for bf16 {
@@ -46,6 +56,9 @@ impl Element for bf16 {
     #[inline(always)]
     fn widen(self) -> f32 {
         self.to_f32()
+    }
+    fn narrow(src: &[f32], dst: &mut [Self]) {
+        dst.convert_from_f32_slice(src);
     }
 }
 

@@ -168,12 +168,11 @@ impl Isa for Avx512 {
         let halves = unsafe { (_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v)) };
         self.0.reduce_max(self.0.max(halves.0, halves.1))
     }
-    #[inline(always)]
-    fn reduce_sum4(self, [a, b, c, d]: [__m512; 4]) -> [f32; 4] {
-        // SAFETY: the token proves avx512f and dq.
-        self.0.reduce_sum4(unsafe { [fold(a), fold(b), fold(c), fold(d)] })
-    }
 
+    #[inline(always)]
+    fn prefetch<T>(self, at: &T) {
+        self.0.prefetch(at);
+    }
     #[inline(always)]
     fn transpose(self, src: &[f32], from: usize, dst: &mut [f32], to: usize) {
         self.0.transpose(src, from, dst, to);
