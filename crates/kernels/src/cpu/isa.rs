@@ -127,6 +127,13 @@ pub(crate) trait Isa: Copy {
     /// `128 high + low + add` as `f32`.
     fn combine(self, high: Self::Ints, low: Self::Ints, add: i32) -> Self::F32;
 
+    /// `v 2^n` for integral `n` in `-252..=254`, rounded once where it is subnormal.
+    #[inline(always)]
+    fn scale_exp2(self, v: Self::F32, n: Self::F32) -> Self::F32 {
+        let half = self.round(self.mul(n, self.splat(0.5)));
+        self.mul(self.mul(v, self.exp2_int(half)), self.exp2_int(self.sub(n, half)))
+    }
+
     /// Asks for the cache line of `at`, which is read soon, to the second cache: the first one has
     /// too few places for what is on its way. Changes nothing but the time.
     #[inline(always)]
@@ -137,9 +144,7 @@ pub(crate) trait Isa: Copy {
     fn exp(self, x: Self::F32) -> Self::F32 {
         let x = self.max(self.splat(-105.0), self.min(self.splat(89.0), x));
         let (n, p) = exp_parts(self, x);
-        let y = self.add(p, self.splat(1.0));
-        let half = self.round(self.mul(n, self.splat(0.5)));
-        self.mul(self.mul(y, self.exp2_int(half)), self.exp2_int(self.sub(n, half)))
+        self.scale_exp2(self.add(p, self.splat(1.0)), n)
     }
 
     /// `e^x - 1` for `-80 <= x <= 80`, without loss near 0: within 4 ulp. Outside it is clamped

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use puna_kernels::{Backend, Dtype, KvShape, Mask, OutOfMemory, Span};
+use puna_kernels::{Backend, KvDtype, KvShape, Mask, OutOfMemory, Span};
 
 use super::prefix_cache::PrefixCache;
 use super::sequence::{Request, Sequence, SequenceId};
@@ -28,7 +28,7 @@ pub struct EngineOptions {
     /// Tokens that the cache can hold, over all sequences; also the longest sequence.
     pub kv_tokens: usize,
     /// How keys and values are stored.
-    pub kv_dtype: Dtype,
+    pub kv_dtype: KvDtype,
 }
 
 /// A request that cannot be taken.

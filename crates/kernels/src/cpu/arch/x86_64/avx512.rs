@@ -170,6 +170,11 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    fn scale_exp2(self, v: __m512, n: __m512) -> __m512 {
+        // SAFETY: the token proves avx512f.
+        unsafe { _mm512_scalef_ps(v, n) }
+    }
+    #[inline(always)]
     fn prefetch<T>(self, at: &T) {
         self.0.prefetch(at);
     }

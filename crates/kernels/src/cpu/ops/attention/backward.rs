@@ -165,7 +165,14 @@ impl Job<'_> {
             span_tokens: n,
             n_keys: n,
             mask: span.mask,
-            pages: Pages::<f32> { keys, values: kv.key_rows, shape, blocks: &[0], head: 0 },
+            pages: Pages::<f32> {
+                keys,
+                values: kv.key_rows,
+                shape,
+                blocks: &[0],
+                head: 0,
+                first_key: 0,
+            },
             scale: self.spec.scale,
             dtype: self.spec.dtype,
         };

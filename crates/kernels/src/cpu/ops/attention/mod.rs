@@ -264,9 +264,11 @@ impl<'a, T: Product> Job<'a, T> {
         let (rows, head_dim) = (plan.rows[index].clone(), self.shape.head_dim);
         let n = rows.len() * self.group();
         let (q_len, states_len) = (n * padded(head_dim), n * state_len(head_dim));
-        lend_floats(&TILE, q_len + states_len + n * scratch_len(head_dim), |room| {
-            let (q, room) = room.split_at_mut(q_len);
-            let (states, scratch) = room.split_at_mut(states_len);
+        let scratch_len = scratch_len::<T>(n, head_dim);
+        lend_floats(&TILE, scratch_len + q_len + states_len, |room| {
+            // First, so that its rows begin at cache lines.
+            let (scratch, room) = room.split_at_mut(scratch_len);
+            let (q, states) = room.split_at_mut(q_len);
             let columns = head * self.group() * head_dim..(head + 1) * self.group() * head_dim;
             gather(self.q, self.spec.n_heads * head_dim, rows.clone(), columns, head_dim, q);
             self.with_queries(q, |q| body(&self.tile(q, span, rows, head), states, scratch));
@@ -300,7 +302,7 @@ impl<'a, T: Product> Job<'a, T> {
             span_tokens: span.rows.len(),
             n_keys: span.n_keys,
             mask: span.mask,
-            pages: Pages { keys, values, shape, blocks: span.blocks, head },
+            pages: Pages { keys, values, shape, blocks: span.blocks, head, first_key: 0 },
             scale: self.spec.scale,
             dtype: self.spec.dtype,
         }

@@ -96,6 +96,17 @@ pub(crate) trait Product: Stored {
     /// Columns that [`Product::weigh`] can take at once.
     const COLUMNS: usize;
 
+    /// Whether the memory is worth widening to `f32` for many queries; the results are the same.
+    const NARROW: bool;
+
+    /// Keys in panels and values row by row as `f32`, of a type that is [`Product::NARROW`].
+    fn widen<I: Isa>(
+        _isa: I,
+        _from: (&[Self::Keys], &[Self::Values]),
+        _to: (&mut [[f32; PANEL]], &mut [[f32; PANEL]]),
+    ) {
+    }
+
     /// Dots of `R` queries from a row on with two vectors of keys: lanes from `lanes[i]` on of
     /// `panels[i]`, which are of equal length.
     fn dot<I: Isa, const R: usize>(
@@ -121,6 +132,22 @@ pub(crate) trait Product: Stored {
 impl<T: Element> Product for T {
     const NUMBERS: bool = false;
     const COLUMNS: usize = 64;
+    const NARROW: bool = size_of::<T>() < size_of::<f32>();
+
+    #[inline(always)]
+    fn widen<I: Isa>(
+        isa: I,
+        (keys, values): (&[[T; PANEL]], &[[T; PANEL]]),
+        (wide_keys, wide_values): (&mut [[f32; PANEL]], &mut [[f32; PANEL]]),
+    ) {
+        for (from, to) in [(keys, wide_keys), (values, wide_values)] {
+            for (from, to) in from.iter().zip(to) {
+                for lane in (0..PANEL).step_by(I::LANES) {
+                    isa.store(T::load(isa, &from[lane..]), &mut to[lane..]);
+                }
+            }
+        }
+    }
 
     #[inline(always)]
     fn dot<I: Isa, const R: usize>(
@@ -198,6 +225,8 @@ impl<T: Element> Product for T {
 impl Product for Q8 {
     const NUMBERS: bool = true;
     const COLUMNS: usize = GROUP;
+    // Its dots are of bytes.
+    const NARROW: bool = false;
 
     #[inline(always)]
     fn dot<I: Isa, const R: usize>(

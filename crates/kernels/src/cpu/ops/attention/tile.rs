@@ -32,6 +32,8 @@ pub(crate) struct Pages<'a, T: Stored> {
     pub(crate) blocks: &'a [u32],
     /// The head.
     pub(crate) head: usize,
+    /// Key that the first of the blocks begins with.
+    pub(crate) first_key: usize,
 }
 
 impl<T: Stored> Clone for Pages<'_, T> {
@@ -58,7 +60,8 @@ impl<'a, T: Stored> Pages<'a, T> {
     #[inline(always)]
     fn run(&self, range: &Range<usize>) -> Run {
         let KvShape { block_len, n_blocks, .. } = self.shape;
-        let (block, at) = (range.start / block_len, range.start % block_len);
+        let start = range.start - self.first_key;
+        let (block, at) = (start / block_len, start % block_len);
         let left = block_len - at;
         Run {
             block: self.head * n_blocks + self.blocks[block] as usize,
@@ -159,9 +162,10 @@ pub(crate) const fn padded(head_dim: usize) -> usize {
     head_dim.next_multiple_of(2 * MAX_LANES)
 }
 
-/// Values of the state of one query: `o` `(padded(head_dim))`, then `m`, then `l`.
+/// Values of the state of one query: `o` `(padded(head_dim))`, then `m`, then `l`, to the end of
+/// the cache line.
 pub(crate) const fn state_len(head_dim: usize) -> usize {
-    padded(head_dim) + 2
+    padded(head_dim) + MAX_LANES
 }
 
 /// What a pass over the keys does with the scores.
@@ -176,9 +180,16 @@ pub(crate) enum Pass {
     Weigh,
 }
 
-/// Room for [`attend`]: `tile rows` times this many values.
-pub(crate) const fn scratch_len(head_dim: usize) -> usize {
-    SCORE_ROW + state_len(head_dim)
+/// Room for [`attend`] with a tile of `rows`: scores and states of a range, and the keys and values
+/// of a range where they are widened.
+pub(crate) fn scratch_len<T: Product>(rows: usize, head_dim: usize) -> usize {
+    let wide = if widens::<T>(rows) { 2 * RANGE * padded(head_dim) } else { 0 };
+    rows * (SCORE_ROW + state_len(head_dim)) + wide
+}
+
+/// Whether a tile of so many rows has its keys and values widened, and not once for every few.
+fn widens<T: Product>(rows: usize) -> bool {
+    T::NARROW && rows > 2 * FEW_ROWS
 }
 
 /// Sets states `(rows, state_len)` to those of no keys at all.
@@ -199,36 +210,103 @@ pub(crate) fn attend<I: Isa, T: Product>(
     states: &mut [f32],
     scratch: &mut [f32],
 ) {
-    let head_dim = tile.pages.shape.head_dim;
-    let (s, parts) = scratch.split_at_mut(tile.rows() * SCORE_ROW);
-    let parts = &mut parts[..tile.rows() * state_len(head_dim)];
+    let shape = tile.pages.shape;
+    let (scratch, wide) =
+        scratch.split_at_mut(tile.rows() * (SCORE_ROW + state_len(shape.head_dim)));
     for index in ranges {
         let keys = index * RANGE..tile.limit().min((index + 1) * RANGE);
         if keys.is_empty() {
             break;
         }
-        let few = tile.rows() <= FEW_ROWS;
-        let ahead = if few { tile.pages.first_values(&keys) } else { Ahead::default() };
-        tile_scores(isa, tile, &keys, s, ahead);
-        let rows = s.chunks_exact_mut(SCORE_ROW).zip(parts.chunks_exact_mut(state_len(head_dim)));
-        for ((s, part), state) in rows.zip(states.chunks_exact(state_len(head_dim))) {
-            let (o, stats) = part.split_at_mut(padded(head_dim));
-            o.fill(0.0);
-            let s = &mut s[PANEL..];
-            if pass == Pass::Weigh {
-                let (m, l) = (state[padded(head_dim)], state[padded(head_dim) + 1]);
-                normalise(isa, &mut s[..keys.len()], m, l, tile.dtype);
-            } else {
-                (stats[0], stats[1]) = soften(isa, whole_vectors(s, keys.len()));
-            }
+        if widens::<T>(tile.rows()) && shape.block_len.is_multiple_of(PANEL) {
+            let wide = wide.as_chunks_mut().0;
+            attend_range(isa, &widened(isa, tile, &keys, wide), keys, pass, states, scratch);
+        } else {
+            attend_range(isa, tile, keys, pass, states, scratch);
         }
-        if pass != Pass::Stats {
-            let later = keys.end..tile.limit();
-            let ahead = if few { tile.pages.first_keys(&later) } else { Ahead::default() };
-            tile_weigh(isa, tile, &keys, s, (parts, state_len(head_dim)), ahead);
-        }
-        merge(isa, pass, head_dim, parts, states);
     }
+}
+
+/// A tile whose pages are one block of `f32`: the keys of a range.
+#[inline(always)]
+fn widened<'a, I: Isa, T: Product>(
+    isa: I,
+    tile: &Tile<'a, T>,
+    keys: &Range<usize>,
+    wide: &'a mut [[f32; PANEL]],
+) -> Tile<'a, f32> {
+    let head_dim = tile.pages.shape.head_dim;
+    let (wide_keys, wide_values) = wide.split_at_mut(RANGE / PANEL * head_dim);
+    let wide_values = &mut wide_values[..RANGE * f32::VALUES.across(head_dim)];
+    let mut at = keys.clone();
+    while !at.is_empty() {
+        let run = tile.pages.run(&at);
+        let values = tile.pages.values(run);
+        let across = f32::VALUES.across(head_dim);
+        let first = at.start - keys.start;
+        let from = (tile.pages.panels(run), &values.units[run.at * across..][..run.n * across]);
+        let to = (&mut wide_keys[first / PANEL * head_dim..], &mut wide_values[first * across..]);
+        T::widen(isa, from, to);
+        at.start += run.n;
+    }
+    let shape = KvShape { n_blocks: 1, n_kv_heads: 1, block_len: RANGE, ..tile.pages.shape };
+    let first_key = keys.start;
+    let Tile { q, group, n_tokens, first_token, span_tokens, n_keys, mask, scale, dtype, .. } =
+        *tile;
+    Tile {
+        q,
+        group,
+        n_tokens,
+        first_token,
+        span_tokens,
+        n_keys,
+        mask,
+        pages: Pages {
+            keys: wide_keys,
+            values: wide_values,
+            shape,
+            blocks: &[0],
+            head: 0,
+            first_key,
+        },
+        scale,
+        dtype,
+    }
+}
+
+/// One range of keys.
+#[inline(always)]
+fn attend_range<I: Isa, T: Product>(
+    isa: I,
+    tile: &Tile<'_, T>,
+    keys: Range<usize>,
+    pass: Pass,
+    states: &mut [f32],
+    scratch: &mut [f32],
+) {
+    let head_dim = tile.pages.shape.head_dim;
+    let (s, parts) = scratch.split_at_mut(tile.rows() * SCORE_ROW);
+    let few = tile.rows() <= FEW_ROWS;
+    let ahead = if few { tile.pages.first_values(&keys) } else { Ahead::default() };
+    tile_scores(isa, tile, &keys, s, ahead);
+    let rows = s.chunks_exact_mut(SCORE_ROW).zip(parts.chunks_exact_mut(state_len(head_dim)));
+    for ((s, part), state) in rows.zip(states.chunks_exact(state_len(head_dim))) {
+        let (o, stats) = part.split_at_mut(padded(head_dim));
+        o.fill(0.0);
+        let s = &mut s[PANEL..];
+        if pass == Pass::Weigh {
+            let (m, l) = (state[padded(head_dim)], state[padded(head_dim) + 1]);
+            normalise(isa, &mut s[..keys.len()], m, l, tile.dtype);
+        } else {
+            (stats[0], stats[1]) = soften(isa, whole_vectors(s, keys.len()));
+        }
+    }
+    if pass != Pass::Stats {
+        let later = keys.end..tile.limit();
+        let ahead = if few { tile.pages.first_keys(&later) } else { Ahead::default() };
+        tile_weigh(isa, tile, &keys, s, (parts, state_len(head_dim)), ahead);
+    }
+    merge(isa, pass, head_dim, parts, states);
 }
 
 /// The first `n` scores of a row and as many unseen ones as make vectors whole.
