@@ -20,7 +20,8 @@ use crate::cpu::ops::vector::Element;
 /// Vectors of keys whose scores are summed together.
 const KEY_VECTORS: usize = 2;
 
-/// Dimensions of a dot between two looks at what comes next.
+/// Dimensions of a dot whose products are summed apart: one long chain would double the error. Also
+/// how often a dot looks at what comes next.
 const CHUNK: usize = 8;
 
 /// How many of `left` rows to take at once: six and two vectors fill the registers of AVX2.
@@ -164,13 +165,14 @@ impl<T: Element> Product for T {
         for r in 0..R {
             queries[r] = &q.values[(row + r) * width..][..n];
         }
-        let mut sums = [[isa.splat(0.0); KEY_VECTORS]; R];
+        let mut totals = [[isa.splat(0.0); KEY_VECTORS]; R];
         for first in (0..n).step_by(CHUNK) {
             let end = if n - first < CHUNK { n } else { first + CHUNK };
             for v in 0..KEY_VECTORS {
                 let unit = size_of::<[T; PANEL]>();
                 ahead[v].fetch(isa, first * unit, end * unit);
             }
+            let mut sums = [[isa.splat(0.0); KEY_VECTORS]; R];
             for d in first..end {
                 let mut keys = [isa.splat(0.0); KEY_VECTORS];
                 for v in 0..KEY_VECTORS {
@@ -183,8 +185,13 @@ impl<T: Element> Product for T {
                     }
                 }
             }
+            for r in 0..R {
+                for v in 0..KEY_VECTORS {
+                    totals[r][v] = isa.add(totals[r][v], sums[r][v]);
+                }
+            }
         }
-        sums
+        totals
     }
 
     #[inline(always)]

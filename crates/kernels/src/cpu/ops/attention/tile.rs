@@ -13,8 +13,8 @@ use crate::cpu::kv_cache::units::{PANEL, Stored};
 use crate::cpu::ops::vector::{self, MAX_LANES, load, store};
 use crate::{Dtype, KvShape, Mask};
 
-/// Keys that are scored before any is weighed.
-pub(crate) const RANGE: usize = 256;
+/// Keys that are scored before any is weighed, and whose weighed values are one chain of sums.
+pub(crate) const RANGE: usize = 128;
 
 /// Scores in a row: those of a range, and a panel before and behind, since panels are scored whole.
 pub(crate) const SCORE_ROW: usize = PANEL + RANGE + PANEL;
