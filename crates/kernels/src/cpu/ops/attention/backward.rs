@@ -6,8 +6,9 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::product::{Ahead, Queries, Scores, Values, Weigh};
-use super::tile::{Pages, RANGE, SCORE_ROW, Tile, padded, tile_scores, tile_weigh};
+use super::pages::{Ahead, Pages, Values};
+use super::product::{Queries, Scores, Weigh};
+use super::tile::{RANGE, SCORE_ROW, Tile, padded, tile_scores, tile_weigh};
 use super::{TILE_ROWS, gather};
 use crate::cpu::isa::Isa;
 use crate::cpu::kv_cache::units::{PANEL, Stored};

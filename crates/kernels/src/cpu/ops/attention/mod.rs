@@ -5,6 +5,7 @@
 //! threads and are merged; [`tile`] says why the bits do not change.
 
 mod backward;
+mod pages;
 mod product;
 pub(crate) mod tile;
 
@@ -12,8 +13,9 @@ use std::cell::Cell;
 use std::ops::Range;
 
 pub(crate) use backward::{Incoming, backward, tile_backward};
+use pages::Pages;
 use product::{Product, Queries};
-use tile::{Pages, Pass, RANGE, SCORE_ROW, Tile, clear, padded, scratch_len, state_len};
+use tile::{Pass, RANGE, SCORE_ROW, Tile, clear, padded, scratch_len, state_len};
 
 use super::activations::SplitRows;
 use crate::cpu::isa::Kernels;

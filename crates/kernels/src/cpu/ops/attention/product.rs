@@ -10,6 +10,7 @@
 
 use half::f16;
 
+use super::pages::{Ahead, Values};
 use super::tile::padded;
 use crate::Dtype;
 use crate::cpu::isa::{Isa, Piece};
@@ -35,31 +36,6 @@ const fn rows_at_once(left: usize) -> usize {
     }
 }
 
-/// Memory that the next product will read, asked for while this one computes: blocks lie anywhere,
-/// and the processor finds out too late. Empty where there is time enough.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Ahead<'a>(pub(crate) &'a [u8]);
-
-impl Ahead<'_> {
-    /// Asks for bytes `from..to`, as far as there are so many.
-    #[inline(always)]
-    fn fetch<I: Isa>(self, isa: I, from: usize, to: usize) {
-        const LINE: usize = 64;
-        let end = if to < self.0.len() { to } else { self.0.len() };
-        let mut at = from.next_multiple_of(LINE);
-        while at < end {
-            isa.prefetch(&self.0[at]);
-            at += LINE;
-        }
-    }
-
-    /// Without the first `n` bytes.
-    #[inline(always)]
-    fn skip(self, n: usize) -> Self {
-        Self(if n < self.0.len() { &self.0[n..] } else { &[] })
-    }
-}
-
 /// Queries, as the products read them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Queries<'a> {
@@ -68,27 +44,6 @@ pub(crate) struct Queries<'a> {
     /// The same as whole numbers, for keys that are.
     pub(crate) numbers: &'a SplitRows,
 }
-
-/// Values of consecutive keys of one head, within one block.
-#[derive(Debug)]
-pub(crate) struct Values<'a, T: Stored> {
-    /// Those of the block.
-    pub(crate) units: &'a [T::Values],
-    /// Width of a head.
-    pub(crate) head_dim: usize,
-    /// The first.
-    pub(crate) at: usize,
-    /// How many.
-    pub(crate) n: usize,
-}
-
-impl<T: Stored> Clone for Values<'_, T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T: Stored> Copy for Values<'_, T> {}
 
 /// How a type of cache is multiplied.
 pub(crate) trait Product: Stored {

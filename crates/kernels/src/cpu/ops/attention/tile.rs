@@ -7,7 +7,8 @@
 
 use std::ops::Range;
 
-use super::product::{Ahead, Product, Queries, Scores, Values, Weigh};
+use super::pages::{Ahead, Pages};
+use super::product::{Product, Queries, Scores, Weigh};
 use crate::cpu::isa::Isa;
 use crate::cpu::kv_cache::units::{PANEL, Stored};
 use crate::cpu::ops::vector::{self, MAX_LANES, load, store};
@@ -18,95 +19,6 @@ pub(crate) const RANGE: usize = 128;
 
 /// Scores in a row: those of a range, and a panel before and behind, since panels are scored whole.
 pub(crate) const SCORE_ROW: usize = PANEL + RANGE + PANEL;
-
-/// The keys and the values of one head, in blocks of a layer's pool.
-#[derive(Debug)]
-pub(crate) struct Pages<'a, T: Stored> {
-    /// Keys of the layer: units of each block of each head.
-    pub(crate) keys: &'a [T::Keys],
-    /// Values of the layer, likewise.
-    pub(crate) values: &'a [T::Values],
-    /// Sizes of the pool.
-    pub(crate) shape: KvShape,
-    /// Block of each `block_len` consecutive keys.
-    pub(crate) blocks: &'a [u32],
-    /// The head.
-    pub(crate) head: usize,
-    /// Key that the first of the blocks begins with.
-    pub(crate) first_key: usize,
-}
-
-impl<T: Stored> Clone for Pages<'_, T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T: Stored> Copy for Pages<'_, T> {}
-
-/// Consecutive keys within one block.
-#[derive(Clone, Copy, Debug)]
-struct Run {
-    /// The block of the head, counted over the layer.
-    block: usize,
-    /// The first, counted from the block's.
-    at: usize,
-    /// How many.
-    n: usize,
-}
-
-impl<'a, T: Stored> Pages<'a, T> {
-    /// The keys from `range.start` to the end of its block or of the range.
-    #[inline(always)]
-    fn run(&self, range: &Range<usize>) -> Run {
-        let KvShape { block_len, n_blocks, .. } = self.shape;
-        let start = range.start - self.first_key;
-        let (block, at) = (start / block_len, start % block_len);
-        let left = block_len - at;
-        Run {
-            block: self.head * n_blocks + self.blocks[block] as usize,
-            at,
-            n: if left < range.len() { left } else { range.len() },
-        }
-    }
-
-    /// The panels that hold the keys of a run.
-    #[inline(always)]
-    fn panels(&self, run: Run) -> &'a [T::Keys] {
-        let across = T::KEYS.across(self.shape.head_dim);
-        let first = run.block * self.shape.block_len.div_ceil(PANEL) + run.at / PANEL;
-        let n_panels = (run.at % PANEL + run.n).div_ceil(PANEL);
-        &self.keys[first * across..][..n_panels * across]
-    }
-
-    #[inline(always)]
-    fn values(&self, run: Run) -> Values<'a, T> {
-        let KvShape { block_len, head_dim, .. } = self.shape;
-        let size = block_len.div_ceil(T::VALUES.rows) * T::VALUES.across(head_dim);
-        let units = &self.values[run.block * size..][..size];
-        Values { units, head_dim, at: run.at, n: run.n }
-    }
-
-    /// The memory of the first keys of `range` within one block; none of no range.
-    #[inline(always)]
-    fn first_keys(&self, range: &Range<usize>) -> Ahead<'a> {
-        if range.is_empty() {
-            return Ahead::default();
-        }
-        Ahead(bytemuck::cast_slice(self.panels(self.run(range))))
-    }
-
-    /// Likewise of the first values.
-    #[inline(always)]
-    fn first_values(&self, range: &Range<usize>) -> Ahead<'a> {
-        if range.is_empty() {
-            return Ahead::default();
-        }
-        let run = self.run(range);
-        let units = run.at / T::VALUES.rows * T::VALUES.across(self.shape.head_dim);
-        Ahead(bytemuck::cast_slice(&self.values(run).units[units..]))
-    }
-}
 
 /// Rows of a tile up to which its products wait for memory.
 const FEW_ROWS: usize = 8;
