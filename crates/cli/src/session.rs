@@ -12,7 +12,7 @@ use puna::config::{GenerationConfig, LlamaConfig};
 use puna::generate::{Engine, EngineOptions};
 use puna::model::{LlamaForCausalLM, LoadOptions};
 use puna::tokenizer::{EncodeOptions, Specials, Tokenizer};
-use puna_kernels::{Cpu, CpuOptions, Dtype};
+use puna_kernels::{Cpu, CpuOptions, Dtype, KvDtype};
 
 use crate::failure::{Usage, print_warning};
 
@@ -33,9 +33,9 @@ pub(crate) struct ComputeArgs {
     /// Type that activations are rounded to
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = dtype)]
     dtype: Dtype,
-    /// Type that keys and values are stored in
-    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = dtype)]
-    pub(crate) kv_dtype: Dtype,
+    /// Type that keys and values are stored in: f32, f16, bf16, or q8_0 for bytes
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = kv_dtype)]
+    pub(crate) kv_dtype: KvDtype,
     /// Multiply in f32 on one path for every number of rows: activations are not rounded against
     /// quantised weights (slower)
     #[arg(long)]
@@ -52,6 +52,11 @@ pub(crate) struct ComputeArgs {
 /// `f32`, `f16` or `bf16`.
 fn dtype(name: &str) -> Result<Dtype, String> {
     Dtype::from_name(name).ok_or_else(|| "the types are f32, f16 and bf16".to_owned())
+}
+
+/// `f32`, `f16`, `bf16` or `q8_0`.
+fn kv_dtype(name: &str) -> Result<KvDtype, String> {
+    KvDtype::from_name(name).ok_or_else(|| "the types are f32, f16, bf16 and q8_0".to_owned())
 }
 
 /// A loaded model.
@@ -153,7 +158,7 @@ impl Session {
         &self,
         kv_tokens: usize,
         max_batch_rows: usize,
-        kv_dtype: Dtype,
+        kv_dtype: KvDtype,
         flag: &str,
     ) -> anyhow::Result<Engine<Cpu>> {
         let options = EngineOptions { max_batch_rows, kv_tokens, kv_dtype };

@@ -250,7 +250,12 @@ fn computing_flags_change_how_and_not_what() {
         assert_eq!(ids(flags), plain, "{flags:?}");
     }
     // Rounded keys and activations may choose other tokens, and must still give an answer.
-    for flags in [&["--kv-dtype", "f16"][..], &["--kv-dtype", "bf16"], &["--dtype", "bf16"]] {
+    for flags in [
+        &["--kv-dtype", "f16"][..],
+        &["--kv-dtype", "bf16"],
+        &["--kv-dtype", "q8_0"],
+        &["--dtype", "bf16"],
+    ] {
         assert!(!ids(flags).as_array().unwrap().is_empty(), "{flags:?}");
     }
 }

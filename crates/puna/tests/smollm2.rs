@@ -13,7 +13,7 @@ use puna::model::{
     DynamicCache, LlamaForCausalLM, LoadOptions, LogitsToKeep, Loss, PaddedInputs, Tokens, Trace,
 };
 use puna::tokenizer::{ChatOptions, ChatTemplate, EncodeOptions, Tokenizer};
-use puna_kernels::{Cpu, CpuOptions, Dtype};
+use puna_kernels::{Cpu, CpuOptions, KvDtype};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -92,7 +92,7 @@ fn forward(
 
 fn greedy(model: &Model, prompt_ids: &[u32], new_tokens: usize, eos: u32) -> Vec<u32> {
     let capacity = prompt_ids.len() + new_tokens;
-    let mut cache = DynamicCache::new(&model.model, 1, capacity, Dtype::F32).unwrap();
+    let mut cache = DynamicCache::new(&model.model, 1, capacity, KvDtype::F32).unwrap();
     let mut completion: Vec<u32> = Vec::new();
     while completion.len() < new_tokens && completion.last() != Some(&eos) {
         let rows = completion.last().map_or(prompt_ids, std::slice::from_ref);
@@ -134,10 +134,10 @@ fn greedy_tokens_equal_those_of_transformers() {
 
 /// Mean negative log-probability over windows that do not overlap, the first id of each given;
 /// `step` ids go through the model at a time.
-fn mean_nll(model: &Model, ids: &[u32], context: usize, step: usize) -> f64 {
+fn mean_nll(model: &Model, kv_dtype: KvDtype, ids: &[u32], context: usize, step: usize) -> f64 {
     let (mut total, mut tokens) = (0.0, 0);
     for window in ids.chunks(context) {
-        let mut cache = DynamicCache::new(&model.model, 1, window.len(), Dtype::F32).unwrap();
+        let mut cache = DynamicCache::new(&model.model, 1, window.len(), kv_dtype).unwrap();
         let mut logits = Vec::new();
         for ids in window.chunks(step) {
             logits.extend(forward(model, ids, LogitsToKeep::All, &mut cache));
@@ -161,17 +161,24 @@ fn perplexity_is_that_of_transformers() {
     text_ids.truncate(1024);
     assert_eq!(text_ids, ids(&golden["ids"]));
     // Exact weights: rounding only. Quantised kernels: many rows at once, and a few, whose
-    // activations are rounded too, as in decode.
+    // activations are rounded too, as in decode. Keys and values in bytes.
     let quantised = load(&checkpoint, false);
-    let exact = (exact_model(&checkpoint), 1024, 0.0002);
-    for (model, step, tolerance) in [exact, (&quantised, 1024, 0.005), (&quantised, 16, 0.005)] {
+    let (model, f32, q8) = (exact_model(&checkpoint), KvDtype::F32, KvDtype::Q8);
+    for (model, kv_dtype, step, tolerance) in [
+        (model, f32, 1024, 0.0002),
+        (&quantised, f32, 1024, 0.005),
+        (&quantised, f32, 16, 0.005),
+        (model, q8, 1024, 0.005),
+        (&quantised, q8, 16, 0.005),
+    ] {
         for case in golden["cases"].as_array().unwrap() {
             let context = case["context"].as_u64().unwrap() as usize;
-            let ppl = mean_nll(model, &text_ids, context, step).exp();
+            let ppl = mean_nll(model, kv_dtype, &text_ids, context, step).exp();
             let expected = case["ppl"].as_f64().unwrap();
             let off = ppl / expected - 1.0;
-            println!("context {context}, {step} at a time: {ppl:.5}, Transformers {expected:.5}");
-            assert!(off.abs() < tolerance, "context {context}: {ppl} is {off} off {expected}");
+            let how = format!("context {context}, {step} at a time, {} cache", kv_dtype.name());
+            println!("{how}: {ppl:.5}, Transformers {expected:.5}");
+            assert!(off.abs() < tolerance, "{how}: {ppl} is {off} off {expected}");
         }
     }
 }

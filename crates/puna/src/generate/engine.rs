@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use puna_kernels::{Backend, Dtype, OutOfMemory};
+use puna_kernels::{Backend, KvDtype, OutOfMemory};
 
 use super::runner::{Rows, Runner};
 use super::sequence::{Request, Sequence, SequenceId};
@@ -25,7 +25,7 @@ pub struct EngineOptions {
     /// Tokens that the cache can hold, over all sequences; also the longest sequence.
     pub kv_tokens: usize,
     /// How keys and values are stored.
-    pub kv_dtype: Dtype,
+    pub kv_dtype: KvDtype,
 }
 
 /// A request that cannot be taken.

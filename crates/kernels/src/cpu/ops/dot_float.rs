@@ -137,7 +137,11 @@ fn dot<I: Isa, B: FloatBlock, const M: usize, const N: usize>(
     let mut k = 0;
     while k + CHAINS * I::LANES <= cols {
         for n in 0..N {
-            isa.prefetch(&w[n][k * size_of::<B>()..], AHEAD, CHAINS * I::LANES * size_of::<B>());
+            isa.prefetch_near(
+                &w[n][k * size_of::<B>()..],
+                AHEAD,
+                CHAINS * I::LANES * size_of::<B>(),
+            );
         }
         for chain in 0..CHAINS {
             step::<I, B, M, N>(isa, (&w, &x), k + chain * I::LANES, chain, &mut sums);

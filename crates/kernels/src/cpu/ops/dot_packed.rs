@@ -151,7 +151,7 @@ fn dot<I: Isa, B: Coded, const M: usize, const N: usize>(
     for b in 0..groups[0].len() / Layout::<B>::BYTES {
         for n in 0..N {
             let block = &groups[n][b * Layout::<B>::BYTES..][..Layout::<B>::BYTES];
-            isa.prefetch(block, AHEAD, Layout::<B>::BYTES);
+            isa.prefetch_near(block, AHEAD, Layout::<B>::BYTES);
             for v in 0..GROUP_ROWS / I::LANES {
                 let first = b * Layout::<B>::GROUPS;
                 add_block::<I, B, M>(isa, (block, v), (&x, first), &mut sums[n]);

@@ -41,7 +41,7 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn prefetch(self, src: &[u8], from: usize, len: usize) {
+    fn prefetch_near(self, src: &[u8], from: usize, len: usize) {
         for line in (0..len).step_by(64) {
             // SAFETY: a prefetch reads nothing that a program can see and faults on no address.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(src.as_ptr().wrapping_add(from + line).cast()) };
@@ -181,19 +181,12 @@ impl Isa for Avx2 {
             _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
         }
     }
-    #[inline(always)]
-    fn reduce_sum4(self, [a, b, c, d]: [__m256; 4]) -> [f32; 4] {
-        let mut sums = [0.0; 4];
-        // SAFETY: the token proves avx; `sums` holds four values.
-        unsafe {
-            let halves = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
-            let low = _mm256_castps256_ps128(halves);
-            let four = _mm_add_ps(low, _mm256_extractf128_ps::<1>(halves));
-            _mm_storeu_ps(sums.as_mut_ptr(), four);
-        }
-        sums
-    }
 
+    #[inline(always)]
+    fn prefetch<T>(self, at: &T) {
+        // SAFETY: a hint; it reads nothing, and the reference is valid besides.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(at).cast()) }
+    }
     #[inline(always)]
     fn transpose(self, src: &[f32], from: usize, dst: &mut [f32], to: usize) {
         let row = |i: usize| self.load(&src[i * from..]);

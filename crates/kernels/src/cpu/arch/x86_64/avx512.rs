@@ -65,7 +65,7 @@ impl<const BF16: bool> Isa for WithAvx512<BF16> {
     }
 
     #[inline(always)]
-    fn prefetch(self, src: &[u8], from: usize, len: usize) {
+    fn prefetch_near(self, src: &[u8], from: usize, len: usize) {
         for line in (0..len).step_by(64) {
             // SAFETY: a prefetch reads nothing that a program can see and faults on no address.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(src.as_ptr().wrapping_add(from + line).cast()) };
@@ -198,12 +198,16 @@ impl<const BF16: bool> Isa for WithAvx512<BF16> {
         let halves = unsafe { (_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v)) };
         self.0.reduce_max(self.0.max(halves.0, halves.1))
     }
-    #[inline(always)]
-    fn reduce_sum4(self, [a, b, c, d]: [__m512; 4]) -> [f32; 4] {
-        // SAFETY: the token proves avx512f and dq.
-        self.0.reduce_sum4(unsafe { [fold(a), fold(b), fold(c), fold(d)] })
-    }
 
+    #[inline(always)]
+    fn scale_exp2(self, v: __m512, n: __m512) -> __m512 {
+        // SAFETY: the token proves avx512f.
+        unsafe { _mm512_scalef_ps(v, n) }
+    }
+    #[inline(always)]
+    fn prefetch<T>(self, at: &T) {
+        self.0.prefetch(at);
+    }
     #[inline(always)]
     fn transpose(self, src: &[f32], from: usize, dst: &mut [f32], to: usize) {
         self.0.transpose(src, from, dst, to);
