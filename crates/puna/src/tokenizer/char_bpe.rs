@@ -20,8 +20,9 @@ const UNKNOWN: u32 = 1 << 30;
 const PAIR_BITS: u32 = 18;
 /// What goes behind a text, so that a window of sixteen bytes can be read at any place of it.
 pub(super) const WINDOW: &str = "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
-/// Bytes, and symbols, of buffers that are kept from one text to the next.
-const KEEP: usize = 1 << 20;
+/// Bytes of text, and symbols, that buffers may hold on to from one text to the next.
+const KEEP_BYTES: usize = 1 << 20;
+const KEEP_SYMBOLS: usize = 1 << 16;
 
 /// A merge, with the characters on both sides of its seam.
 #[derive(Clone, Copy, Debug)]
@@ -94,10 +95,10 @@ pub struct Scratch {
 impl Scratch {
     /// Gives back what one very long text took.
     pub(super) fn shrink(&mut self) {
-        if self.text.capacity() > KEEP {
+        if self.text.capacity() > KEEP_BYTES {
             self.text = String::new();
         }
-        self.symbols.shrink(KEEP);
+        self.symbols.shrink(KEEP_SYMBOLS);
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::char_bpe::Scratch;
 
-/// Buffers that wait at most; each is below seven megabytes.
+/// Buffers that wait at most; each is below five megabytes.
 const MAX_IDLE: usize = 16;
 
 /// Idle buffers.
