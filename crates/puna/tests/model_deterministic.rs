@@ -44,10 +44,10 @@ fn bits(tokens: &[Sampled]) -> Bits {
     tokens.iter().map(top).collect()
 }
 
-/// Prompts of many lengths; the first is the one that is looked at.
+/// Prompts of many lengths; the first, of more keys than attention takes at once, is looked at.
 fn requests(n: usize) -> Vec<Request> {
     let mut noise = Noise(17);
-    let lengths = [75, 1, 300, 33, 64, 7, 31, 2, 150, 12, 90, 5, 41, 3, 257, 20];
+    let lengths = [290, 1, 75, 33, 64, 7, 31, 2, 150, 12, 90, 5, 41, 3, 257, 20];
     lengths[..n].iter().map(|&length| reported(&noise.ids(length), 12)).collect()
 }
 
@@ -64,12 +64,12 @@ fn check(format: Format, kv_dtype: Dtype) {
     let expected = alone(&models[0], &requests[0], &options);
     assert_eq!(expected.len(), 12);
     assert!(alone(&models[1], &requests[0], &options) == expected, "{format} 2 threads");
-    for max_batch_rows in [1, 2, 5, 16, 32, 256] {
+    for max_batch_rows in [1, 5, 32, 256] {
         let options = EngineOptions { max_batch_rows, ..options.clone() };
         let found = alone(&models[1], &requests[0], &options);
         assert!(found == expected, "{format} in chunks of {max_batch_rows}");
     }
-    for max_batch_rows in [7, 64, 512] {
+    for max_batch_rows in [7, 512] {
         let options = EngineOptions { max_batch_rows, ..options.clone() };
         let mut engine = Engine::new(Arc::clone(&models[1]), &options).unwrap();
         let together = complete(&mut engine, &requests);
@@ -77,8 +77,8 @@ fn check(format: Format, kv_dtype: Dtype) {
         let again = complete(&mut engine, &requests[..1]);
         assert!(bits(&again[0]) == expected, "{format} after a prefix hit");
     }
-    // Place for 192 tokens: sequences take turns and are computed again.
-    let crowded = EngineOptions { kv_tokens: 192, ..options };
+    // Place for 448 tokens: sequences take turns and are computed again.
+    let crowded = EngineOptions { kv_tokens: 448, ..options };
     let mut engine = Engine::new(Arc::clone(&models[1]), &crowded).unwrap();
     let [first, second, _, third] = &requests[..] else { panic!("four requests") };
     let turns = [first.clone(), second.clone(), third.clone(), reported(&[9; 100], 40)];

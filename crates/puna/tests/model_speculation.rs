@@ -89,7 +89,7 @@ fn check(format: Format, request: &Request, what: &str) {
 fn greedy_is_plain_greedy() {
     for format in [Format::F32, Format::Bf16, Format::Q4_0, Format::Q4K, Format::Iq2S] {
         for prompt_ids in [repetitive(), Noise(4).ids(40), vec![7]] {
-            let mut request = greedy(&prompt_ids, 60);
+            let mut request = greedy(&prompt_ids, 40);
             check(format, &request, "greedy");
             request.sampling.logprobs = Some(3);
             check(format, &request, "greedy with log-probabilities");
@@ -97,13 +97,13 @@ fn greedy_is_plain_greedy() {
     }
 }
 
-/// The same seed draws the same ids, so that the distribution is the same too: each of 60 seeds is
+/// The same seed draws the same ids, so that the distribution is the same too: each of 30 seeds is
 /// one draw of whole sequences from either.
 #[test]
 fn sampled_is_what_the_seed_says() {
     let target = Arc::new(model(&fast(), Format::Q4_0, 5));
     let mut accepted = [0; 4];
-    for seed in 0..60 {
+    for seed in 0..30 {
         let mut request = greedy(&repetitive(), 24);
         request.sampling = SamplingParams {
             temperature: 0.4,
@@ -119,8 +119,8 @@ fn sampled_is_what_the_seed_says() {
             *accepted += counts.accepted;
         }
     }
-    println!("accepted of 1440 tokens each: {accepted:?}");
-    assert!(accepted[2] > 1000, "a draft draws with the same number: {accepted:?}");
+    println!("accepted of 720 tokens each: {accepted:?}");
+    assert!(accepted[2] > 500, "a draft draws with the same number: {accepted:?}");
 }
 
 /// Processors see the ids of the sequence and no draft.
@@ -148,7 +148,7 @@ fn ends_are_as_without() {
         &mut Engine::new(Arc::clone(&target), &OPTIONS).unwrap(),
         std::slice::from_ref(&request),
     )[0]);
-    for eos in plain {
+    for eos in plain.into_iter().step_by(4) {
         let mut request = request.clone();
         request.stop.eos_token_ids = vec![eos];
         check(Format::Q4_0, &request, "eos");
@@ -158,7 +158,7 @@ fn ends_are_as_without() {
         request.sampling.min_new_tokens = 10;
         check(Format::Q4_0, &request, "eos held back");
     }
-    for length in 1..14 {
+    for length in [1, 2, 3, 6, 9, 10, 11] {
         check(Format::Q4_0, &greedy(&repetitive(), length), "length");
     }
 }
