@@ -205,9 +205,9 @@ impl Few<'_> {
     }
 }
 
-/// Rows of `weight` in a part: whole groups, two and two as the dots take them.
+/// Rows of `weight` in a part: whole groups.
 fn part_rows(weight: &CpuWeight) -> usize {
-    (PART_BYTES / weight.row_bytes().max(1)).max(1).next_multiple_of(2 * GROUP_ROWS)
+    (PART_BYTES / weight.row_bytes().max(1)).max(1).next_multiple_of(GROUP_ROWS)
 }
 
 fn parts_of(weight: &CpuWeight) -> usize {

@@ -19,9 +19,6 @@ pub(crate) const MAX_ROWS: usize = 4;
 /// Sums of one output that grow side by side, to hide the latency of the multiply-add.
 const CHAINS: usize = 2;
 
-/// How far before its use a weight is asked for, in bytes.
-const AHEAD: usize = 1024;
-
 /// A format of one weight per block.
 trait FloatBlock: Block {
     /// `LANES` weights from the start of `bytes`.
@@ -124,8 +121,7 @@ fn rows_of<I: Isa, B: FloatBlock, const M: usize>(
     }
 }
 
-/// `M` rows of activations times `N` rows of weights, which are read side by side: two streams keep
-/// more reads from memory under way than one.
+/// `M` rows of activations times `N` rows of weights, which share each vector of activations.
 #[inline(always)]
 fn dot<I: Isa, B: FloatBlock, const M: usize, const N: usize>(
     isa: I,
@@ -136,13 +132,6 @@ fn dot<I: Isa, B: FloatBlock, const M: usize, const N: usize>(
     let mut sums = [[[isa.splat(0.0); CHAINS]; M]; N];
     let mut k = 0;
     while k + CHAINS * I::LANES <= cols {
-        for n in 0..N {
-            isa.prefetch_near(
-                &w[n][k * size_of::<B>()..],
-                AHEAD,
-                CHAINS * I::LANES * size_of::<B>(),
-            );
-        }
         for chain in 0..CHAINS {
             step::<I, B, M, N>(isa, (&w, &x), k + chain * I::LANES, chain, &mut sums);
         }

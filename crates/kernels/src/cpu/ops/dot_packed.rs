@@ -20,9 +20,6 @@ use crate::cpu::packed::{GROUP_ROWS, Layout};
 /// Rows of activations that one pass over the weights serves.
 pub(crate) const MAX_ROWS: usize = 4;
 
-/// How far before its use a weight is asked for, in bytes.
-const AHEAD: usize = 1024;
-
 /// Some groups of sixteen rows of a packed weight.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Groups<'a> {
@@ -109,61 +106,34 @@ fn rows_of<I: Isa, B: Coded, const M: usize>(
     for m in 1..M {
         rows[m] = x.row(first + m);
     }
-    let groups = weights.bytes.len() / weights.stride;
-    // Sums of two groups for many rows do not fit into few registers.
-    let two = I::MANY_REGISTERS || M <= 2;
-    let half = if two { groups / 2 } else { 0 };
-    let bytes = |group: usize| &weights.bytes[group * weights.stride..][..weights.stride];
-    for group in 0..half {
-        let both = [group, half + group];
-        store_sums(dot::<I, B, M, 2>(isa, both.map(bytes), rows), both, y);
-    }
-    for group in 2 * half..groups {
-        store_sums(dot::<I, B, M, 1>(isa, [bytes(group)], rows), [group], y);
-    }
-}
-
-/// The rows of `groups` that `y` has.
-#[inline(always)]
-fn store_sums<const M: usize, const N: usize>(
-    sums: [[[f32; GROUP_ROWS]; M]; N],
-    groups: [usize; N],
-    y: &mut [&mut [f32]],
-) {
-    for n in 0..N {
+    for (group, bytes) in weights.bytes.chunks_exact(weights.stride).enumerate() {
+        let sums = dot::<I, B, M>(isa, bytes, rows);
         for m in 0..M {
-            let y = &mut y[m][groups[n] * GROUP_ROWS..];
-            let rows = y.len().min(GROUP_ROWS);
-            y[..rows].copy_from_slice(&sums[n][m][..rows]);
+            let y = &mut y[m][group * GROUP_ROWS..];
+            let n = y.len().min(GROUP_ROWS);
+            y[..n].copy_from_slice(&sums[m][..n]);
         }
     }
 }
 
-/// `M` rows of activations times the sixteen rows of each of `N` groups, which are read side by
-/// side: two streams keep more reads from memory under way than one.
+/// `M` rows of activations times the sixteen rows of a group.
 #[inline(always)]
-fn dot<I: Isa, B: Coded, const M: usize, const N: usize>(
+fn dot<I: Isa, B: Coded, const M: usize>(
     isa: I,
-    groups: [&[u8]; N],
+    group: &[u8],
     x: [SplitRow<'_>; M],
-) -> [[[f32; GROUP_ROWS]; M]; N] {
-    let mut sums = [[[isa.splat(0.0); 2]; M]; N];
-    for b in 0..groups[0].len() / Layout::<B>::BYTES {
-        for n in 0..N {
-            let block = &groups[n][b * Layout::<B>::BYTES..][..Layout::<B>::BYTES];
-            isa.prefetch_near(block, AHEAD, Layout::<B>::BYTES);
-            for v in 0..GROUP_ROWS / I::LANES {
-                let first = b * Layout::<B>::GROUPS;
-                add_block::<I, B, M>(isa, (block, v), (&x, first), &mut sums[n]);
-            }
+) -> [[f32; GROUP_ROWS]; M] {
+    let mut sums = [[isa.splat(0.0); 2]; M];
+    for (b, block) in group.chunks_exact(Layout::<B>::BYTES).enumerate() {
+        for v in 0..GROUP_ROWS / I::LANES {
+            let first = b * Layout::<B>::GROUPS;
+            add_block::<I, B, M>(isa, (block, v), (&x, first), &mut sums);
         }
     }
-    let mut out = [[[0.0; GROUP_ROWS]; M]; N];
-    for n in 0..N {
-        for m in 0..M {
-            for v in 0..GROUP_ROWS / I::LANES {
-                isa.store(sums[n][m][v], &mut out[n][m][v * I::LANES..]);
-            }
+    let mut out = [[0.0; GROUP_ROWS]; M];
+    for m in 0..M {
+        for v in 0..GROUP_ROWS / I::LANES {
+            isa.store(sums[m][v], &mut out[m][v * I::LANES..]);
         }
     }
     out
