@@ -191,15 +191,6 @@ fn quantize(x: &[f32]) -> (f16, [i8; GROUP]) {
         scale = f16::MAX;
     }
     let inverse = if top > 0.0 { 1.0 / scale.to_f32() } else { 0.0 };
-    let codes = padded.map(|x| {
-        let code = (x * inverse + MAGIC) - MAGIC;
-        (if code > 127.0 {
-            127.0
-        } else if code < -127.0 {
-            -127.0
-        } else {
-            code
-        }) as i8
-    });
+    let codes = padded.map(|x| ((x * inverse + MAGIC) - MAGIC).clamp(-127.0, 127.0) as i8);
     (scale, codes)
 }

@@ -21,7 +21,7 @@ pub(crate) const RANGE: usize = 128;
 pub(crate) const SCORE_ROW: usize = PANEL + RANGE + PANEL;
 
 /// Rows of a tile up to which its products wait for memory.
-const FEW_ROWS: usize = 8;
+const FEW_ROWS: usize = 16;
 
 /// Queries of consecutive tokens, for the heads that share one key-value head. Row
 /// `token * group + head` of the tile is one query.
@@ -101,7 +101,7 @@ pub(crate) fn scratch_len<T: Product>(rows: usize, head_dim: usize) -> usize {
 
 /// Whether a tile of so many rows has its keys and values widened, and not once for every few.
 fn widens<T: Product>(rows: usize) -> bool {
-    T::NARROW && rows > 2 * FEW_ROWS
+    T::NARROW && rows > FEW_ROWS
 }
 
 /// Sets states `(rows, state_len)` to those of no keys at all.
