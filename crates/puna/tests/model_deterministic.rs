@@ -7,7 +7,7 @@ mod random_model;
 use std::sync::Arc;
 
 use puna::generate::{Engine, EngineOptions, Proposer, Request, Sampled, Speculation};
-use puna_kernels::{Cpu, CpuOptions, Dtype, Format};
+use puna_kernels::{Cpu, CpuOptions, Format, KvDtype};
 use random_model::{Model, Noise, VOCAB_SIZE, complete, cpu, greedy, model};
 
 /// Of every path: `f32` dots, whole numbers, rows that are expanded.
@@ -23,7 +23,7 @@ const FORMATS: [Format; 8] = [
 ];
 
 const OPTIONS: EngineOptions =
-    EngineOptions { max_batch_rows: 64, kv_tokens: 2048, kv_dtype: Dtype::F32 };
+    EngineOptions { max_batch_rows: 64, kv_tokens: 2048, kv_dtype: KvDtype::F32 };
 
 fn deterministic(threads: usize) -> CpuOptions {
     CpuOptions { threads, deterministic: true, ..CpuOptions::default() }
@@ -57,7 +57,7 @@ fn alone(model: &Arc<Model>, request: &Request, options: &EngineOptions) -> Bits
 }
 
 /// Holds every way to come to the same tokens against the sequence alone.
-fn check(format: Format, kv_dtype: Dtype) {
+fn check(format: Format, kv_dtype: KvDtype) {
     let options = EngineOptions { kv_dtype, ..OPTIONS };
     let models = [1, 2].map(|n| Arc::new(model(&cpu(&deterministic(n)), format, 5)));
     let requests = requests(4);
@@ -88,13 +88,13 @@ fn check(format: Format, kv_dtype: Dtype) {
 #[test]
 fn neither_neighbours_nor_chunks_nor_threads_change_a_bit() {
     for format in FORMATS {
-        check(format, Dtype::F32);
+        check(format, KvDtype::F32);
     }
 }
 
 #[test]
 fn nor_do_they_with_narrow_keys() {
-    for kv_dtype in [Dtype::F16, Dtype::Bf16] {
+    for kv_dtype in [KvDtype::F16, KvDtype::Bf16, KvDtype::Q8] {
         check(Format::Q4_0, kv_dtype);
     }
 }

@@ -11,11 +11,11 @@ use puna::generate::{
     Speculation, SpeculationError,
 };
 use puna::model::{LlamaForCausalLM, LoadOptions};
-use puna_kernels::{Cpu, CpuOptions, Dtype, Format};
+use puna_kernels::{Cpu, CpuOptions, Format, KvDtype};
 use random_model::{Model, Noise, complete, cpu, greedy, ids, model, with_vocabulary};
 
 const OPTIONS: EngineOptions =
-    EngineOptions { max_batch_rows: 64, kv_tokens: 1024, kv_dtype: Dtype::F32 };
+    EngineOptions { max_batch_rows: 64, kv_tokens: 1024, kv_dtype: KvDtype::F32 };
 
 /// Rows that the weights of every kind of [`Format`] here take on the path of one row.
 fn rows_like_one(model: &Model) -> usize {

@@ -184,7 +184,7 @@ fn perplexity_is_that_of_transformers() {
 }
 
 const ENGINE: EngineOptions =
-    EngineOptions { max_batch_rows: 256, kv_tokens: 4096, kv_dtype: Dtype::F32 };
+    EngineOptions { max_batch_rows: 256, kv_tokens: 4096, kv_dtype: KvDtype::F32 };
 
 fn completed(engine: &mut Engine<Cpu>, requests: &[Request]) -> Vec<Vec<Sampled>> {
     let ids: Vec<_> = requests.iter().map(|r| engine.submit(r.clone()).unwrap()).collect();
