@@ -145,7 +145,8 @@ fn lower_quartile(calls: usize, mut call: impl FnMut(usize)) -> f64 {
     times[times.len() / 4]
 }
 
-/// GB/s of adding up a large array by so many threads.
+/// GB/s of adding up a large array by so many threads: the sum of what each reaches by itself, which
+/// on a busy machine is more than they reach at once.
 fn read_loop(threads: usize) -> f64 {
     const PART: usize = 1 << 17;
     let data: Vec<u64> = (0..ROUND_BYTES as u64 / 8).collect();
