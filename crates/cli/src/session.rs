@@ -12,7 +12,7 @@ use puna::config::{GenerationConfig, LlamaConfig};
 use puna::generate::{Engine, EngineOptions};
 use puna::model::{LlamaForCausalLM, LoadOptions};
 use puna::tokenizer::{EncodeOptions, Specials, Tokenizer};
-use puna_kernels::{Cpu, CpuOptions, Dtype};
+use puna_kernels::{Cpu, CpuOptions, Dtype, KvDtype};
 
 use crate::failure::{Usage, print_warning};
 
@@ -33,13 +33,17 @@ pub(crate) struct ComputeArgs {
     /// Type that activations are rounded to
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = dtype)]
     dtype: Dtype,
-    /// Type that keys and values are stored in
-    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = dtype)]
-    pub(crate) kv_dtype: Dtype,
+    /// Type that keys and values are stored in: f32, f16, bf16, or q8_0 for bytes
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = kv_dtype)]
+    pub(crate) kv_dtype: KvDtype,
     /// Multiply in f32 on one path for every number of rows: activations are not rounded against
     /// quantised weights (slower)
     #[arg(long)]
     exact: bool,
+    /// Same tokens and same bits alone, in any batch, after a chat's earlier turns and on any
+    /// number of threads: one path for every number of rows (long prompts are slower)
+    #[arg(long)]
+    deterministic: bool,
     /// Expand quantised weights to f32 at load (takes the memory of an f32 model)
     #[arg(long)]
     dequantize: bool,
@@ -48,6 +52,11 @@ pub(crate) struct ComputeArgs {
 /// `f32`, `f16` or `bf16`.
 fn dtype(name: &str) -> Result<Dtype, String> {
     Dtype::from_name(name).ok_or_else(|| "the types are f32, f16 and bf16".to_owned())
+}
+
+/// `f32`, `f16`, `bf16` or `q8_0`.
+fn kv_dtype(name: &str) -> Result<KvDtype, String> {
+    KvDtype::from_name(name).ok_or_else(|| "the types are f32, f16, bf16 and q8_0".to_owned())
 }
 
 /// A loaded model.
@@ -77,25 +86,35 @@ impl Session {
             threads: args.threads.map_or(0, usize::from),
             isa: None,
             exact: args.exact,
+            deterministic: args.deterministic,
         };
         let backend = Arc::new(Cpu::new(&options)?);
-        let load = LoadOptions { dtype: args.dtype, dequantize: args.dequantize };
-        let loaded = LlamaForCausalLM::load(Arc::clone(&backend), &checkpoint, &load)
-            .with_context(|| format!("cannot load {}", path.display()))?;
-        let config = checkpoint.config().warnings();
-        for warning in config.iter().map(ToString::to_string).chain(loaded.warnings) {
-            print_warning(&warning);
-        }
+        let model = load_model(&backend, &checkpoint, args)?;
         let (bytes_per_token, weights_per_token) = work_per_token(&checkpoint)?;
         Ok(Self {
             backend,
-            model: Arc::new(loaded.model),
+            model: Arc::new(model),
             generation: checkpoint.generation_config().cloned(),
             bytes_per_token,
             weights_per_token,
             load: start.elapsed(),
             checkpoint,
         })
+    }
+
+    /// Another model on the same processor, which guesses what this one will say.
+    pub(crate) fn draft(
+        &self,
+        checkpoint: &Checkpoint,
+        args: &ComputeArgs,
+    ) -> anyhow::Result<LlamaForCausalLM<Cpu>> {
+        load_model(&self.backend, checkpoint, args)
+    }
+
+    /// Rows of one step up to which every row keeps the bits that it has alone.
+    pub(crate) fn rows_like_one(&self) -> usize {
+        let rows = self.model.matrices().map(|(_, weight)| self.backend.rows_like_one(weight));
+        rows.min().unwrap_or(1)
     }
 
     /// The model's shape.
@@ -139,7 +158,7 @@ impl Session {
         &self,
         kv_tokens: usize,
         max_batch_rows: usize,
-        kv_dtype: Dtype,
+        kv_dtype: KvDtype,
         flag: &str,
     ) -> anyhow::Result<Engine<Cpu>> {
         let options = EngineOptions { max_batch_rows, kv_tokens, kv_dtype };
@@ -163,6 +182,22 @@ impl Session {
         ids.dedup();
         ids
     }
+}
+
+/// Loads a model, with what its user should know about it.
+fn load_model(
+    backend: &Arc<Cpu>,
+    checkpoint: &Checkpoint,
+    args: &ComputeArgs,
+) -> anyhow::Result<LlamaForCausalLM<Cpu>> {
+    let load = LoadOptions { dtype: args.dtype, dequantize: args.dequantize };
+    let loaded = LlamaForCausalLM::load(Arc::clone(backend), checkpoint, &load)
+        .with_context(|| format!("cannot load {}", checkpoint.path().display()))?;
+    let config = checkpoint.config().warnings();
+    for warning in config.iter().map(ToString::to_string).chain(loaded.warnings) {
+        print_warning(&warning);
+    }
+    Ok(loaded.model)
 }
 
 /// Bytes and weights of the matrices that every token goes through: all but the embedding, of

@@ -227,7 +227,7 @@ fn a_stop_string_ends_the_text() {
 
 #[test]
 fn computing_flags_change_how_and_not_what() {
-    let tiny = model("tiny");
+    let (tiny, flat) = (model("tiny"), model("flat"));
     let ids = |flags: &[&str]| {
         let args = [&["run", "-m", &tiny, "--json", "-n", "12", "hi"], flags].concat();
         json(&run(home(), &args).ok())["ids"].clone()
@@ -238,15 +238,80 @@ fn computing_flags_change_how_and_not_what() {
         &["--threads", "3"],
         &["--exact"],
         &["--dequantize"],
+        &["--deterministic"],
+        &["--deterministic", "--threads", "1"],
+        &["--speculate", "off"],
+        &["--speculate", "lookup", "--draft-tokens", "3"],
+        &["--speculate", &tiny],
+        &["--speculate", &flat, "--deterministic"],
         &["--kv-dtype", "f32", "--dtype", "f32"],
         &["--context", "100"],
     ] {
         assert_eq!(ids(flags), plain, "{flags:?}");
     }
     // Rounded keys and activations may choose other tokens, and must still give an answer.
-    for flags in [&["--kv-dtype", "f16"][..], &["--kv-dtype", "bf16"], &["--dtype", "bf16"]] {
+    for flags in [
+        &["--kv-dtype", "f16"][..],
+        &["--kv-dtype", "bf16"],
+        &["--kv-dtype", "q8_0"],
+        &["--dtype", "bf16"],
+    ] {
         assert!(!ids(flags).as_array().unwrap().is_empty(), "{flags:?}");
     }
+}
+
+/// The model as its own draft: a stop string and the end of the answer fall inside of what a step
+/// brings, and the answer is the one without guesses. Seeds and log-probabilities too.
+#[test]
+fn guesses_change_no_answer() {
+    let tiny = model("tiny");
+    let whole = |flags: &[&str]| {
+        let args = [&["run", "-m", &tiny, "--json", "--logprobs", "2", "hi"], flags].concat();
+        let mut result = json(&run(home(), &args).ok());
+        let timings = result.as_object_mut().unwrap().remove("timings").unwrap();
+        (result, timings["drafted"].as_u64().unwrap(), timings["accepted"].as_u64().unwrap())
+    };
+    let text = whole(&["-n", "60", "--ignore-eos"]).0["text"].as_str().unwrap().to_owned();
+    let stops: Vec<String> =
+        [3, 11, 20].iter().map(|at| text.chars().skip(*at).take(2).collect()).collect();
+    let mut cases = vec![
+        vec!["-n", "40", "--ignore-eos"],
+        vec!["-n", "7"],
+        vec!["-n", "30", "--temperature", "0.8", "--seed", "5"],
+    ];
+    cases.extend(stops.iter().map(|stop| vec!["-n", "60", "--ignore-eos", "--stop", stop]));
+    for flags in cases {
+        let (plain, drafted, _) = whole(&flags);
+        assert_eq!(drafted, 0);
+        let (guessed, drafted, accepted) = whole(&[&flags[..], &["--speculate", &tiny]].concat());
+        assert_eq!(guessed, plain, "{flags:?}");
+        assert!(drafted >= accepted && accepted > 0, "{flags:?}: {accepted} of {drafted}");
+    }
+    let args = ["run", "-m", &tiny, "-n", "20", "--verbose", "--speculate", &tiny, "hi"];
+    let ran = run(home(), &args);
+    assert!(ran.stderr.contains("guessed"), "{ran:?}");
+}
+
+#[test]
+fn guesses_that_cannot_be_made_are_refused() {
+    let tiny = model("tiny");
+    let line = run(home(), &["run", "-m", &tiny, "--draft-tokens", "3", "hi"]).failed(2);
+    assert!(line.contains("--speculate"), "{line}");
+    run(home(), &["run", "-m", &tiny, "--speculate", "lookup", "--draft-tokens", "0", "x"])
+        .failed(2);
+    let line = run(home(), &["run", "-m", &tiny, "--speculate", "no/such", "hi"]).failed(1);
+    assert!(line.contains("no/such"), "{line}");
+}
+
+#[test]
+fn a_deterministic_score_is_the_same_on_any_number_of_threads() {
+    let (tiny, path) = (model("tiny"), file("a-score.txt", "a llama, a llama and another one. "));
+    let score = |threads: &str| {
+        let path = path.to_str().unwrap();
+        let flags = ["--deterministic", "--threads", threads, "--json", path];
+        run(home(), &[&["perplexity", "-m", &tiny][..], &flags].concat()).ok()
+    };
+    assert_eq!(score("1"), score("2"));
 }
 
 #[test]
@@ -490,6 +555,21 @@ fn bench_explains_what_runs() {
     assert!(text.contains("of the bandwidth") && text.contains("16 rows"), "{text}");
 }
 
+#[test]
+fn bench_measures_guesses() {
+    let tiny = model("tiny");
+    let args = ["bench", "-m", &tiny, "-p", "8", "-g", "4", "-r", "1", "--speculate"];
+    let report = json(&run(home(), &[&args[..], &["lookup", "--json"]].concat()).ok());
+    let found = &report["speculation"];
+    assert_eq!(found["how"], "lookup");
+    for key in ["plain_tps", "tps", "speedup", "prompt_tokens", "tokens"] {
+        assert!(found[key].as_f64().unwrap() > 0.0, "{key}: {report}");
+    }
+    assert!(found["drafted"].as_u64().unwrap() >= found["accepted"].as_u64().unwrap());
+    let text = run(home(), &[&args[..], &[&tiny, "--deterministic"]].concat()).ok();
+    assert!(text.contains("guesses right"), "{text}");
+}
+
 /// Runs a conversation on a terminal that `script` makes; `None` where there is no such program.
 fn on_a_terminal(args: &str, typed: &str) -> Option<String> {
     // In place of the shell: some shells wait beside the command and die of its Ctrl-C.
@@ -515,7 +595,7 @@ fn on_a_terminal(args: &str, typed: &str) -> Option<String> {
 
 #[test]
 fn a_terminal_without_a_prompt_chats() {
-    let args = format!("run -m {} -n 8 --verbose", model("tiny"));
+    let args = format!("run -m {} -n 8 --verbose --speculate lookup", model("tiny"));
     let typed = "/help\nhello\\\nllama\n/system be brief\n/nonsense\nhello\n/quit\n";
     let Some(seen) = on_a_terminal(&args, typed) else {
         println!("skipped: there is no program `script` to make a terminal");

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::{Dtype, Format};
+use crate::{Dtype, Format, KvDtype};
 
 /// The device cannot give the memory that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,13 +50,14 @@ pub struct KvShape {
     /// Width of one head.
     pub head_dim: usize,
     /// How keys and values are stored.
-    pub dtype: Dtype,
+    pub dtype: KvDtype,
 }
 
 impl KvShape {
-    /// Bytes of the whole pool, or `None` where that overflows.
+    /// Bytes of the whole pool, or `None` where that overflows. A device may round blocks and heads
+    /// up to whole vectors.
     pub fn bytes(&self) -> Option<usize> {
-        [self.n_blocks, self.block_len, self.n_kv_heads, self.head_dim, 2, self.dtype.size()]
+        [self.n_blocks, self.block_len, self.n_kv_heads, 2, self.dtype.row_bytes(self.head_dim)?]
             .into_iter()
             .try_fold(self.n_layers, usize::checked_mul)
     }

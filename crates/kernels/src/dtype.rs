@@ -1,6 +1,6 @@
-//! The number types that activations and caches are rounded to. In: an `f32`, or a name as
-//! checkpoints spell it. Out: the nearest value that the type holds, ties to even, as an `f32`;
-//! the bytes of a stored value; the name.
+//! The number types that activations are rounded to and that caches hold. In: an `f32`, or a name
+//! as checkpoints spell it. Out: the nearest value that the type holds, ties to even, as an `f32`;
+//! the bytes of stored values; the name.
 
 use half::{bf16, f16};
 
@@ -52,6 +52,64 @@ impl Dtype {
             "float16" | "half" | "f16" => Some(Self::F16),
             "bfloat16" | "bf16" => Some(Self::Bf16),
             _ => None,
+        }
+    }
+}
+
+/// How a cache holds keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum KvDtype {
+    /// As [`Dtype::F32`].
+    #[default]
+    F32,
+    /// As [`Dtype::F16`].
+    F16,
+    /// As [`Dtype::Bf16`].
+    Bf16,
+    /// Signed bytes, each 32 dimensions of a key or a value under one `f16` scale (the last of a
+    /// head may be fewer): a quarter of the memory of `f32`, and an error of at most 0.4 % of the
+    /// largest of the 32.
+    Q8,
+}
+
+impl KvDtype {
+    /// Every type.
+    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Bf16, Self::Q8];
+
+    /// Bytes of a key or a value of `head_dim` dimensions.
+    pub const fn row_bytes(self, head_dim: usize) -> Option<usize> {
+        match self {
+            Self::F32 => head_dim.checked_mul(Dtype::F32.size()),
+            Self::F16 | Self::Bf16 => head_dim.checked_mul(Dtype::F16.size()),
+            Self::Q8 => head_dim.div_ceil(32).checked_mul(34),
+        }
+    }
+
+    /// The name that [`KvDtype::from_name`] reads: `f32`, `f16`, `bf16`, `q8_0`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::Q8 => "q8_0",
+        }
+    }
+
+    /// Reads [`KvDtype::name`], and what [`Dtype::from_name`] reads.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "q8_0" => Some(Self::Q8),
+            _ => Dtype::from_name(name).map(Self::from),
+        }
+    }
+}
+
+impl From<Dtype> for KvDtype {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::F16 => Self::F16,
+            Dtype::Bf16 => Self::Bf16,
         }
     }
 }

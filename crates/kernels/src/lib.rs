@@ -19,5 +19,5 @@ pub use backend::{
     KvShape, Mask, OutOfMemory, RmsNorm, RopeLayout, RopeTable, Span, WeightData,
 };
 pub use cpu::{Cpu, CpuKvCache, CpuOptions};
-pub use dtype::Dtype;
+pub use dtype::{Dtype, KvDtype};
 pub use format::Format;

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use puna_kernels::cpu::{CpuBuf, CpuWeight};
 use puna_kernels::{
     Activation, AttentionOutputs, AttentionSpec, Backend, Cpu, CpuKvCache, CpuOptions, Dtype,
-    Format, KvShape, Mask, RmsNorm, RopeLayout, RopeTable, Span, WeightData,
+    Format, KvDtype, KvShape, Mask, RmsNorm, RopeLayout, RopeTable, Span, WeightData,
 };
 
 struct Counting;
@@ -94,7 +94,7 @@ fn decode_allocates_nothing() {
             block_len: MAX_KEYS / 64,
             n_kv_heads: N_KV_HEADS,
             head_dim: HEAD_DIM,
-            dtype: Dtype::F16,
+            dtype: KvDtype::F16,
         };
         let buffer = || cpu.alloc(2 * WIDTH, "test").expect("a small buffer");
         let mut step = Step {

@@ -11,11 +11,11 @@ use puna::generate::{
     StopConditions,
 };
 use puna::model::{LlamaForCausalLM, LoadOptions};
-use puna_kernels::{Cpu, Dtype};
+use puna_kernels::{Cpu, KvDtype};
 use serde_json::Value;
 
 const OPTIONS: EngineOptions =
-    EngineOptions { max_batch_rows: 16, kv_tokens: 256, kv_dtype: Dtype::F32 };
+    EngineOptions { max_batch_rows: 16, kv_tokens: 256, kv_dtype: KvDtype::F32 };
 
 fn engine(golden: &Golden, options: &EngineOptions) -> Engine<Cpu> {
     let model: LlamaForCausalLM<Cpu> = golden::load(&golden.checkpoint, &LoadOptions::default());
@@ -117,18 +117,22 @@ fn prompts() -> Vec<Request> {
 }
 
 /// Each request on an engine of its own.
-fn alone(golden: &Golden) -> Vec<Vec<u32>> {
+fn alone(golden: &Golden, kv_dtype: KvDtype) -> Vec<Vec<u32>> {
+    let options = EngineOptions { kv_dtype, ..OPTIONS };
     prompts()
         .iter()
-        .map(|r| complete(&mut engine(golden, &OPTIONS), std::slice::from_ref(r)).remove(0))
+        .map(|r| complete(&mut engine(golden, &options), std::slice::from_ref(r)).remove(0))
         .collect()
 }
 
 #[test]
 fn together_as_alone() {
     for golden in golden::models() {
-        let mut together = engine(&golden, &EngineOptions { kv_tokens: 1024, ..OPTIONS });
-        assert_eq!(complete(&mut together, &prompts()), alone(&golden), "{}", golden.name);
+        for kv_dtype in KvDtype::ALL {
+            let options = EngineOptions { kv_tokens: 1024, kv_dtype, ..OPTIONS };
+            let together = complete(&mut engine(&golden, &options), &prompts());
+            assert_eq!(together, alone(&golden, kv_dtype), "{} {kv_dtype:?}", golden.name);
+        }
     }
 }
 
@@ -137,7 +141,7 @@ fn together_as_alone() {
 fn a_full_cache_makes_sequences_wait() {
     for golden in golden::models() {
         let mut small = engine(&golden, &EngineOptions { kv_tokens: 64, ..OPTIONS });
-        let expected = alone(&golden);
+        let expected = alone(&golden, OPTIONS.kv_dtype);
         // The longest ends where the cache does: at 64 tokens, prompt included.
         let room = |request: &Request| 64 - request.prompt_ids.len();
         for (request, (found, expected)) in
@@ -152,12 +156,14 @@ fn a_full_cache_makes_sequences_wait() {
 #[test]
 fn a_kept_beginning_changes_nothing() {
     for golden in golden::models() {
-        keep_a_beginning(&golden);
+        for kv_dtype in KvDtype::ALL {
+            keep_a_beginning(&golden, &EngineOptions { kv_dtype, ..OPTIONS });
+        }
     }
 }
 
-fn keep_a_beginning(golden: &Golden) {
-    let mut engine = engine(golden, &OPTIONS);
+fn keep_a_beginning(golden: &Golden, options: &EngineOptions) {
+    let mut engine = engine(golden, options);
     let first = greedy(&prompts()[1].prompt_ids, 10);
     let answer = complete(&mut engine, std::slice::from_ref(&first)).remove(0);
     let mut turn = first.prompt_ids;
@@ -173,11 +179,11 @@ fn keep_a_beginning(golden: &Golden) {
         }
         steps
     };
-    let mut cold = crate::engine(golden, &OPTIONS);
+    let mut cold = crate::engine(golden, options);
     assert_eq!(warm, complete(&mut cold, std::slice::from_ref(&second)));
     // Up to 53 tokens in chunks of 16 take four steps; with the first turn kept, one. Nothing is
     // kept where the rotation of keys depends on the whole prompt.
-    let mut fresh = crate::engine(golden, &OPTIONS);
+    let mut fresh = crate::engine(golden, options);
     let cold_steps = n_rows(&mut fresh, &second);
     assert!(cold_steps >= 2, "{}: {cold_steps}", golden.name);
     let dynamic = engine.model().model.rope.is_dynamic();
@@ -195,7 +201,7 @@ fn a_cancelled_sequence_is_forgotten() {
     engine.cancel(ids[0]);
     engine.cancel(ids[5]);
     let done = finish(&mut engine, &ids);
-    let expected = alone(golden);
+    let expected = alone(golden, OPTIONS.kv_dtype);
     assert_eq!(done[0].1, FinishReason::Cancelled);
     assert_eq!(done[5], (vec![], FinishReason::Cancelled));
     for at in 1..5 {

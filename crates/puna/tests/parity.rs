@@ -8,7 +8,7 @@ mod golden;
 
 use golden::{Golden, assert_close};
 use puna::model::{AttentionMask, CausalLmOutput, LogitsToKeep, Loss, PaddedInputs, Tokens, Trace};
-use puna_kernels::{Cpu, Dtype};
+use puna_kernels::{Cpu, KvDtype};
 use serde_json::Value;
 
 type Model = puna::model::LlamaForCausalLM<Cpu>;
@@ -51,7 +51,7 @@ impl Case {
     }
 
     fn cache(&self, model: &Model) -> Cache {
-        Cache::new(&model.model, self.batch, self.len, Dtype::F32).unwrap()
+        Cache::new(&model.model, self.batch, self.len, KvDtype::F32).unwrap()
     }
 
     fn logits(&self, model: &Model) -> Vec<f32> {

@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use puna::checkpoint::{Checkpoint, TokenizerSource};
+use puna::generate::{
+    Engine, EngineOptions, Proposer, Request, Sampled, SamplingParams, Speculation, StopConditions,
+};
 use puna::model::{
     DynamicCache, LlamaForCausalLM, LoadOptions, LogitsToKeep, Loss, PaddedInputs, Tokens, Trace,
 };
 use puna::tokenizer::{ChatOptions, ChatTemplate, EncodeOptions, Tokenizer};
-use puna_kernels::{Cpu, CpuOptions, Dtype};
+use puna_kernels::{Cpu, CpuOptions, KvDtype};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -89,7 +92,7 @@ fn forward(
 
 fn greedy(model: &Model, prompt_ids: &[u32], new_tokens: usize, eos: u32) -> Vec<u32> {
     let capacity = prompt_ids.len() + new_tokens;
-    let mut cache = DynamicCache::new(&model.model, 1, capacity, Dtype::F32).unwrap();
+    let mut cache = DynamicCache::new(&model.model, 1, capacity, KvDtype::F32).unwrap();
     let mut completion: Vec<u32> = Vec::new();
     while completion.len() < new_tokens && completion.last() != Some(&eos) {
         let rows = completion.last().map_or(prompt_ids, std::slice::from_ref);
@@ -131,10 +134,10 @@ fn greedy_tokens_equal_those_of_transformers() {
 
 /// Mean negative log-probability over windows that do not overlap, the first id of each given;
 /// `step` ids go through the model at a time.
-fn mean_nll(model: &Model, ids: &[u32], context: usize, step: usize) -> f64 {
+fn mean_nll(model: &Model, kv_dtype: KvDtype, ids: &[u32], context: usize, step: usize) -> f64 {
     let (mut total, mut tokens) = (0.0, 0);
     for window in ids.chunks(context) {
-        let mut cache = DynamicCache::new(&model.model, 1, window.len(), Dtype::F32).unwrap();
+        let mut cache = DynamicCache::new(&model.model, 1, window.len(), kv_dtype).unwrap();
         let mut logits = Vec::new();
         for ids in window.chunks(step) {
             logits.extend(forward(model, ids, LogitsToKeep::All, &mut cache));
@@ -158,17 +161,113 @@ fn perplexity_is_that_of_transformers() {
     text_ids.truncate(1024);
     assert_eq!(text_ids, ids(&golden["ids"]));
     // Exact weights: rounding only. Quantised kernels: many rows at once, and a few, whose
-    // activations are rounded too, as in decode.
+    // activations are rounded too, as in decode. Keys and values in bytes.
     let quantised = load(&checkpoint, false);
-    let exact = (exact_model(&checkpoint), 1024, 0.0002);
-    for (model, step, tolerance) in [exact, (&quantised, 1024, 0.005), (&quantised, 16, 0.005)] {
+    let (model, f32, q8) = (exact_model(&checkpoint), KvDtype::F32, KvDtype::Q8);
+    for (model, kv_dtype, step, tolerance) in [
+        (model, f32, 1024, 0.0002),
+        (&quantised, f32, 1024, 0.005),
+        (&quantised, f32, 16, 0.005),
+        (model, q8, 1024, 0.005),
+        (&quantised, q8, 16, 0.005),
+    ] {
         for case in golden["cases"].as_array().unwrap() {
             let context = case["context"].as_u64().unwrap() as usize;
-            let ppl = mean_nll(model, &text_ids, context, step).exp();
+            let ppl = mean_nll(model, kv_dtype, &text_ids, context, step).exp();
             let expected = case["ppl"].as_f64().unwrap();
             let off = ppl / expected - 1.0;
-            println!("context {context}, {step} at a time: {ppl:.5}, Transformers {expected:.5}");
-            assert!(off.abs() < tolerance, "context {context}: {ppl} is {off} off {expected}");
+            let how = format!("context {context}, {step} at a time, {} cache", kv_dtype.name());
+            println!("{how}: {ppl:.5}, Transformers {expected:.5}");
+            assert!(off.abs() < tolerance, "{how}: {ppl} is {off} off {expected}");
+        }
+    }
+}
+
+const ENGINE: EngineOptions =
+    EngineOptions { max_batch_rows: 256, kv_tokens: 4096, kv_dtype: KvDtype::F32 };
+
+fn completed(engine: &mut Engine<Cpu>, requests: &[Request]) -> Vec<Vec<Sampled>> {
+    let ids: Vec<_> = requests.iter().map(|r| engine.submit(r.clone()).unwrap()).collect();
+    let mut tokens = vec![Vec::new(); ids.len()];
+    while !engine.is_idle() {
+        for event in engine.step().unwrap() {
+            let index = ids.iter().position(|id| *id == event.sequence).unwrap();
+            tokens[index].push(event.token.unwrap());
+        }
+    }
+    tokens
+}
+
+/// Requests with the 100 likeliest tokens of each step, whose log-probabilities show a changed bit
+/// of any logit in their common sum.
+fn reported(prompt_ids: &[u32]) -> Request {
+    Request {
+        prompt_ids: prompt_ids.to_vec(),
+        sampling: SamplingParams { logprobs: Some(100), ..SamplingParams::greedy() },
+        stop: StopConditions::new(20, Vec::new()),
+    }
+}
+
+fn lookup(max_rows: usize) -> Speculation<Cpu> {
+    let proposer = Proposer::PromptLookup { max_ngram: 4 };
+    Speculation { proposer, max_tokens: 15, max_rows }
+}
+
+/// `Sampled` compares log-probabilities as numbers: equal ones have equal bits, but for zeros.
+#[test]
+fn deterministic_means_the_same_bits() {
+    let Some(checkpoint) = checkpoint() else { return };
+    let text =
+        tokenizer(&checkpoint).0.encode(&read("perplexity.txt"), EncodeOptions::PLAIN).unwrap();
+    let models = [1, 2].map(|threads| {
+        let options = CpuOptions { threads, deterministic: true, ..CpuOptions::default() };
+        let cpu = Arc::new(Cpu::new(&options).unwrap());
+        Arc::new(Model::load(cpu, &checkpoint, &LoadOptions::default()).unwrap().model)
+    });
+    let repeated = [&text[..40], &text[..40], &text[..9]].concat();
+    let requests =
+        [&text[..90], &repeated, &text[300..317], &text[500..501], &text[40..300]].map(reported);
+    let engine = |threads: usize, max_batch_rows| {
+        let options = EngineOptions { max_batch_rows, ..ENGINE };
+        Engine::new(Arc::clone(&models[threads - 1]), &options).unwrap()
+    };
+    let expected: Vec<Vec<Sampled>> = requests
+        .iter()
+        .map(|r| completed(&mut engine(1, 256), std::slice::from_ref(r)).remove(0))
+        .collect();
+    let mut together = engine(2, 256);
+    assert!(completed(&mut together, &requests) == expected, "together, on two threads");
+    assert!(completed(&mut together, &requests) == expected, "after prefix hits");
+    assert!(completed(&mut engine(2, 23), &requests) == expected, "in small chunks");
+    let mut guessing = engine(2, 64);
+    guessing.speculate(Some(lookup(64))).unwrap();
+    assert!(completed(&mut guessing, &requests) == expected, "guessing ahead");
+    println!("{:?}", guessing.draft_counts());
+    assert!(guessing.draft_counts().accepted > 0);
+}
+
+/// On the fast paths too, in as many rows as share the path of one.
+#[test]
+fn guessing_ahead_is_plain_greedy() {
+    let Some(checkpoint) = checkpoint() else { return };
+    let model = Arc::new(load(&checkpoint, false));
+    let backend = &*model.model.backend;
+    let max_rows = model.matrices().map(|(_, weight)| backend.rows_like_one(weight)).min().unwrap();
+    println!("{max_rows} rows");
+    let text =
+        tokenizer(&checkpoint).0.encode(&read("perplexity.txt"), EncodeOptions::PLAIN).unwrap();
+    for prompt_ids in [&text[..200], &[&text[..60], &text[..60], &text[..5]].concat()] {
+        let mut request = reported(prompt_ids);
+        request.stop.max_new_tokens = 100;
+        let requests = std::slice::from_ref(&request);
+        let plain = completed(&mut Engine::new(Arc::clone(&model), &ENGINE).unwrap(), requests);
+        let draft = Proposer::Draft(Arc::clone(&model));
+        for how in [lookup(max_rows), Speculation { proposer: draft, ..lookup(max_rows) }] {
+            let mut engine = Engine::new(Arc::clone(&model), &ENGINE).unwrap();
+            engine.speculate(Some(how)).unwrap();
+            assert!(completed(&mut engine, requests) == plain);
+            println!("{:?}", engine.draft_counts());
+            assert!(engine.draft_counts().accepted > 0);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use puna::generate::{
-    Engine, FinishReason, Request, Sampled, SamplingParams, StopConditions, TextStream,
+    DraftCounts, Engine, FinishReason, Request, Sampled, SamplingParams, StopConditions, TextStream,
 };
 use puna::tokenizer::Tokenizer;
 use puna_kernels::Cpu;
@@ -29,6 +29,8 @@ pub(crate) struct Answer {
     pub(crate) prefill: Duration,
     /// From the first token to the last.
     pub(crate) decode: Duration,
+    /// Tokens that were guessed ahead.
+    pub(crate) drafts: DraftCounts,
 }
 
 /// Times of a run. Rates are null where nothing was measured.
@@ -46,6 +48,10 @@ pub(crate) struct Timings {
     pub(crate) prefill_tps: Option<f64>,
     /// Tokens after the first, each second.
     pub(crate) decode_tps: Option<f64>,
+    /// Tokens guessed ahead.
+    pub(crate) drafted: u64,
+    /// Those that were right.
+    pub(crate) accepted: u64,
 }
 
 /// Milliseconds.
@@ -71,7 +77,9 @@ pub(crate) fn generate(
         finish: FinishReason::Cancelled,
         prefill: Duration::ZERO,
         decode: Duration::ZERO,
+        drafts: DraftCounts::default(),
     };
+    let drafts_before = engine.draft_counts();
     let sequence = engine.submit(request)?;
     let mut finish = None;
     while finish.is_none() && !engine.is_idle() && !interrupts.asked() {
@@ -82,20 +90,18 @@ pub(crate) fn generate(
             let since_first = now - *first.get_or_insert(now);
             answer.prefill = now - start - since_first;
             answer.decode = since_first;
-            let piece = stream.push(token.id)?;
-            answer.tokens.push(token);
-            if !piece.text.is_empty() {
-                answer.text.push_str(&piece.text);
-                show(&piece.text)?;
-            }
-            if let Some(stopped) = piece.stopped {
-                finish = Some(FinishReason::StopString(stopped));
+            let stopped = answer.push(token, &mut stream, show)?;
+            if stopped.is_some() {
+                finish = stopped;
+                // What else the step brought lies behind the stop string.
+                break;
             }
         }
     }
     if finish.is_none() || matches!(finish, Some(FinishReason::StopString(_))) {
         engine.cancel(sequence);
     }
+    answer.drafts = engine.draft_counts().since(drafts_before);
     let rest = stream.finish()?;
     if !rest.text.is_empty() {
         answer.text.push_str(&rest.text);
@@ -107,6 +113,22 @@ pub(crate) fn generate(
 }
 
 impl Answer {
+    /// Takes the next token; the stop string that it completed.
+    fn push(
+        &mut self,
+        token: Sampled,
+        stream: &mut TextStream,
+        show: &mut dyn FnMut(&str) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Option<FinishReason>> {
+        let piece = stream.push(token.id)?;
+        self.tokens.push(token);
+        if !piece.text.is_empty() {
+            self.text.push_str(&piece.text);
+            show(&piece.text)?;
+        }
+        Ok(piece.stopped.map(FinishReason::StopString))
+    }
+
     /// The times, given when the program started and how long loading took.
     pub(crate) fn timings(&self, before: Duration, load: Duration, n_prompt: usize) -> Timings {
         let rate = |n: usize, time: Duration| {
@@ -119,6 +141,8 @@ impl Answer {
             decode_ms: ms(self.decode),
             prefill_tps: rate(n_prompt, self.prefill).filter(|_| !self.tokens.is_empty()),
             decode_tps: rate(self.tokens.len().saturating_sub(1), self.decode),
+            drafted: self.drafts.drafted,
+            accepted: self.drafts.accepted,
         }
     }
 
@@ -139,12 +163,16 @@ impl Answer {
         let rate = |rate: Option<f64>| rate.map_or("-".to_owned(), |rate| format!("{rate:.1}"));
         format!(
             "loaded in {:.0} ms; prompt {n_prompt} tokens, {} tokens/s; first token after {:.0} \
-             ms; answer {} tokens, {} tokens/s; ended by {}",
+             ms; answer {} tokens, {} tokens/s{}; ended by {}",
             timings.load_ms,
             rate(timings.prefill_tps),
             timings.ttft_ms,
             self.tokens.len(),
             rate(timings.decode_tps),
+            match self.drafts {
+                DraftCounts { drafted: 0, .. } => String::new(),
+                DraftCounts { drafted, accepted } => format!(", {accepted} of {drafted} guessed"),
+            },
             match &self.finish {
                 FinishReason::Stop => "the end of the answer".to_owned(),
                 FinishReason::StopString(stop) => format!("the stop string {stop:?}"),

@@ -16,7 +16,9 @@ use serde::Serialize;
 
 use super::ModelArgs;
 use super::answer::ms;
+use super::bench_speculation::{self, SpeculationReport};
 use super::explain::{self, Kind};
+use super::speculation::SpeculationArgs;
 use crate::failure::Usage;
 use crate::interrupt::Graceful;
 use crate::output::{Output, human_bytes};
@@ -29,13 +31,17 @@ use crate::session::{CHUNK_ROWS, ComputeArgs, Session};
   puna bench -m model.gguf -p 1024 -g 64 -r 3
   puna bench --batch 1,4,16 --json | jq .batch_decode_tps
   puna bench --explain -r 1
+  puna bench --speculate lookup --json | jq .speculation
   PUNA_ISA=scalar puna bench -p 64 -g 8
 
 Every number is the median of -r repetitions with fresh random tokens. ttft_ms is from a request
 with -p tokens to its first token; decode begins with one token. The machine's read bandwidth and
 peak are measured by this program with the same threads. peak_bf16_tflops is the peak of the
 widest multiply-add that Puna uses on this instruction set: where that is not bf16 (scalar, avx2)
-it is the peak of f32 multiply-adds; peak_unit names it.")]
+it is the peak of f32 multiply-adds; peak_unit names it.
+
+--speculate adds a measurement and changes no other: the edit of a text that Puna brings, with and
+without guesses in turn. The answer must come out the same.")]
 pub(crate) struct BenchArgs {
     #[command(flatten)]
     model: ModelArgs,
@@ -59,6 +65,8 @@ pub(crate) struct BenchArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    speculation: SpeculationArgs,
+    #[command(flatten)]
     compute: ComputeArgs,
 }
 
@@ -71,6 +79,8 @@ struct Report {
     decode_tps: f64,
     /// Tokens each second of all sequences together, by their number.
     batch_decode_tps: BTreeMap<usize, f64>,
+    /// What guessing ahead is worth; null where it was not asked for.
+    speculation: Option<SpeculationReport>,
     /// From a request to its first token.
     ttft_ms: f64,
     load_ms: f64,
@@ -103,11 +113,8 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let mut bench = Bench::new(&session, args)?;
     let (prefill, ttft) = bench.prefill(args)?;
     let decode = bench.decode(1, args)?;
-    let mut batch_decode_tps = BTreeMap::new();
-    for &n in &args.batch {
-        let rate = if n == 1 { decode } else { bench.decode(n, args)? };
-        batch_decode_tps.insert(n, rate);
-    }
+    let batch_decode_tps = bench.batches(decode, args)?;
+    let speculation = measure_speculation(&session, args)?;
     // Before the machine is measured, which takes memory of its own.
     let peak_rss_bytes = peak_rss();
     let limits = session.backend.measure_limits().context("cannot measure the machine")?;
@@ -119,6 +126,7 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         prefill_tps: prefill,
         decode_tps: decode,
         batch_decode_tps,
+        speculation,
         ttft_ms: ttft,
         load_ms: ms(session.load),
         peak_rss_bytes,
@@ -143,6 +151,14 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         report.print(&mut output)?;
     }
     output.flush()
+}
+
+fn measure_speculation(
+    session: &Session,
+    args: &BenchArgs,
+) -> anyhow::Result<Option<SpeculationReport>> {
+    let BenchArgs { model, speculation, compute, repetitions, .. } = args;
+    bench_speculation::measure(session, model, speculation, compute, *repetitions)
 }
 
 fn check(args: &BenchArgs) -> anyhow::Result<()> {
@@ -253,6 +269,12 @@ impl Bench {
         }
         Ok(median(&mut rates))
     }
+
+    /// Likewise for each number of sequences that was asked for; `one` is known already.
+    fn batches(&mut self, one: f64, args: &BenchArgs) -> anyhow::Result<BTreeMap<usize, f64>> {
+        let rate = |&n: &usize| Ok((n, if n == 1 { one } else { self.decode(n, args)? }));
+        args.batch.iter().map(rate).collect()
+    }
 }
 
 fn elapsed(start: Instant, times: &[Instant]) -> Duration {
@@ -316,6 +338,9 @@ impl Report {
                     rate / self.decode_tps
                 ),
             )?;
+        }
+        if let Some(speculation) = &self.speculation {
+            row("speculation", &speculation.summary())?;
         }
         if let Some(bytes) = self.peak_rss_bytes {
             row("peak memory", &human_bytes(bytes))?;

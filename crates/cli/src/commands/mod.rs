@@ -3,6 +3,7 @@
 
 mod answer;
 mod bench;
+mod bench_speculation;
 mod chat;
 mod explain;
 mod inspect;
@@ -11,6 +12,7 @@ mod prompt;
 mod pull;
 mod run;
 mod sampling;
+mod speculation;
 mod tokenize;
 
 use clap::{Args, Parser, Subcommand};
@@ -55,7 +57,7 @@ pub(crate) struct ModelArgs {
     #[arg(short, long, value_name = "MODEL", default_value = DEFAULT_ALIAS)]
     model: ModelName,
     #[command(flatten)]
-    offline: OfflineArgs,
+    pub(crate) offline: OfflineArgs,
 }
 
 /// Whether the network may be asked.
@@ -68,7 +70,7 @@ pub(crate) struct OfflineArgs {
 
 impl OfflineArgs {
     /// The switch, or its environment variable.
-    fn offline(self) -> bool {
+    pub(crate) fn offline(self) -> bool {
         let variable = std::env::var_os("PUNA_OFFLINE");
         self.offline || variable.is_some_and(|value| !value.is_empty() && value != "0")
     }

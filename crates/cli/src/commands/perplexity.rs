@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use puna::model::{Batch, LlamaForCausalLM, Tokens, Trace, Workspace};
 use puna::tokenizer::EncodeOptions;
-use puna_kernels::{Backend, Cpu, Dtype, KvShape, Mask, Span};
+use puna_kernels::{Backend, Cpu, KvDtype, KvShape, Mask, Span};
 use serde_json::json;
 
 use super::ModelArgs;
@@ -89,7 +89,7 @@ fn measure(
     ids: &[u32],
     bos: Option<u32>,
     context: usize,
-    kv_dtype: Dtype,
+    kv_dtype: KvDtype,
 ) -> anyhow::Result<(Score, bool)> {
     let interrupts = Graceful::new();
     let longest = context.min(ids.len() + 1);
@@ -142,7 +142,7 @@ impl<'a> Scorer<'a> {
     fn new(
         model: &'a LlamaForCausalLM<Cpu>,
         context: usize,
-        kv_dtype: Dtype,
+        kv_dtype: KvDtype,
     ) -> anyhow::Result<Self> {
         let config = &model.model.config;
         let n_blocks = context.div_ceil(BLOCK_LEN);

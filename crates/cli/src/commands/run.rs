@@ -16,6 +16,7 @@ use super::answer::{self, generate};
 use super::chat;
 use super::prompt::{PromptFormat, message};
 use super::sampling::SamplingArgs;
+use super::speculation::SpeculationArgs;
 use crate::failure::{Interrupted, Usage, print_warning};
 use crate::output::Output;
 use crate::session::{CHUNK_ROWS, ComputeArgs, Session};
@@ -34,6 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
   puna run                                             chat; /help tells more
   puna run -m model.gguf --temperature 0.7 --top-p 0.9 \"A story about llamas\"
   git diff | puna run \"Write a commit message for this change:\"
+  puna run --speculate lookup \"Correct the spelling:\" <letter.txt
+  puna run -m big.gguf --speculate small.gguf \"Why is the sky blue?\"
   puna run --raw -n 20 \"Once upon a time\"              continue a text
   puna run --json \"2 + 2 =\" | jq .text
 
@@ -70,6 +73,8 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
+    speculation: SpeculationArgs,
+    #[command(flatten)]
     compute: ComputeArgs,
 }
 
@@ -88,7 +93,9 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let stop = args.sampling.stop(makers, session.eos_ids(&tokenizer))?;
     let context = session.context(args.context)?;
     let lengths = args.sampling.lengths(makers, context);
-    let engine = session.engine(context, CHUNK_ROWS, args.compute.kv_dtype, "--context")?;
+    let mut engine = session.engine(context, CHUNK_ROWS, args.compute.kv_dtype, "--context")?;
+    let guesses = (&args.speculation, args.model.offline);
+    engine.speculate(guesses.0.speculation(&session, &tokenizer, &args.compute, guesses.1)?)?;
     let mut asked = chat::Asked {
         engine,
         tokenizer,

@@ -3,11 +3,15 @@
 //! `log Σ exp` of the scores `(rows, n_heads)`, probabilities; and the bits of a row alone.
 
 use super::*;
-use crate::{AttentionOutputs, AttentionSpec, KvShape, Mask, Span};
+use crate::{AttentionOutputs, AttentionSpec, KvDtype, KvShape, Mask, Span};
 
 /// `f32` sums over up to a thousand keys of probabilities (1 in all) times values below 1, after
 /// scores good to about 1e-6.
 const CLOSE: Tolerance = Tolerance::new(5e-6, 1e-6);
+
+/// Against keys in bytes, queries (up to 4) are rounded to 15 bits of the largest of 32: each to
+/// 1.2e-4, and the errors of several largely cancel.
+const WHOLE: Tolerance = Tolerance::new(3e-4, 1e-5);
 
 /// Sizes of one case.
 #[derive(Clone, Copy)]
@@ -49,6 +53,7 @@ fn causal(sequences: &[(usize, usize)]) -> Vec<Sequence> {
 /// A filled cache and the queries for it.
 struct Scene<B: Backend> {
     sizes: Sizes,
+    cache_dtype: KvDtype,
     cache: B::KvCache,
     tables: Vec<Vec<u32>>,
     sequences: Vec<Sequence>,
@@ -63,7 +68,7 @@ impl<B: Backend> Scene<B> {
         b: &B,
         random: &mut Random,
         sizes: Sizes,
-        (cache_dtype, dtype): (Dtype, Dtype),
+        (cache_dtype, dtype): (KvDtype, Dtype),
         sequences: Vec<Sequence>,
     ) -> Self {
         let Sizes { n_heads, n_kv_heads, head_dim, block_len } = sizes;
@@ -93,7 +98,7 @@ impl<B: Backend> Scene<B> {
         }
         let rows: usize = sequences.iter().map(|s| s.0 + 1).sum();
         let q = random.rounded(rows * n_heads * head_dim, 4.0, dtype);
-        Self { sizes, cache, tables, sequences, q }
+        Self { sizes, cache_dtype, cache, tables, sequences, q }
     }
 
     /// One span for each sequence, one unused row before each, the last sequence first.
@@ -150,6 +155,7 @@ impl<B: Backend> Scene<B> {
             let expected = oracle.attend(&wide(&self.q[rows.clone()]), &wide(&k), &wide(&v));
             // One step of a score moves its probability by up to its size (16) times a step.
             let loose = match dtype {
+                Dtype::F32 if self.cache_dtype == KvDtype::Q8 => WHOLE,
                 Dtype::F32 => CLOSE,
                 Dtype::F16 => Tolerance::new(4e-3, 2e-3),
                 Dtype::Bf16 => Tolerance::new(3e-2, 2e-2),
@@ -181,7 +187,7 @@ pub(super) fn small<B: Backend>(b: &B) -> Vec<f32> {
         sizes(9, 1, 72, 4),
     ];
     for sizes in all {
-        for cache in DTYPES {
+        for cache in KvDtype::ALL {
             let sequences = causal(&[(1, 1), (5, 5), (1, 19), (30, 41)]);
             let scene = Scene::<B>::new(b, &mut random, sizes, (cache, Dtype::F32), sequences);
             results.extend(scene.check(b, Dtype::F32));
@@ -206,7 +212,7 @@ pub(super) fn masks<B: Backend>(b: &B) -> Vec<f32> {
         (4, n, OwnMask::Additive(bias)),
         (2, 300, OwnMask::Keys((0..300).map(|key| key >= 280).collect())),
     ];
-    let (heads, types) = (sizes(4, 2, 24, 4), (Dtype::F32, Dtype::F32));
+    let (heads, types) = (sizes(4, 2, 24, 4), (KvDtype::F32, Dtype::F32));
     let scene = Scene::<B>::new(b, &mut random, heads, types, sequences);
     let results = scene.check(b, Dtype::F32);
     let [y, lse, _] = scene.run(b, Dtype::F32);
@@ -228,7 +234,7 @@ pub(super) fn narrow_types<B: Backend>(b: &B) -> Vec<f32> {
     for dtype in [Dtype::F16, Dtype::Bf16] {
         for sequences in [vec![(7, 9), (1, 20)], vec![(1, 700)]] {
             let (heads, sequences) = (sizes(6, 2, 16, 8), causal(&sequences));
-            let scene = Scene::<B>::new(b, &mut random, heads, (dtype, dtype), sequences);
+            let scene = Scene::<B>::new(b, &mut random, heads, (dtype.into(), dtype), sequences);
             results.extend(scene.check(b, dtype));
         }
     }
@@ -240,7 +246,7 @@ pub(super) fn long_contexts<B: Backend>(b: &B) -> Vec<f32> {
     let mut random = Random(21);
     let mut results = Vec::new();
     for sequences in [vec![(1, 1030)], vec![(1, 600), (3, 257), (1, 256)], vec![(300, 520)]] {
-        for cache in [Dtype::F32, Dtype::F16] {
+        for cache in KvDtype::ALL {
             let (heads, types) = (sizes(2, 1, 20, 16), (cache, Dtype::F32));
             let scene = Scene::<B>::new(b, &mut random, heads, types, causal(&sequences));
             results.extend(scene.check(b, Dtype::F32));
@@ -252,12 +258,13 @@ pub(super) fn long_contexts<B: Backend>(b: &B) -> Vec<f32> {
 /// A row gives the same bits alone as among others, however the cache is cut into blocks.
 pub(super) fn row_by_row<B: Backend>(b: &B) -> Vec<f32> {
     let mut results = Vec::new();
-    for dtype in [Dtype::F32, Dtype::Bf16] {
+    let caches = KvDtype::ALL.map(|cache| (cache, Dtype::F32));
+    for types in caches.into_iter().chain([(KvDtype::F32, Dtype::Bf16)]) {
+        let dtype = types.1;
         let ys: Vec<[Vec<f32>; 3]> = [4, 16, 1000]
             .map(|block_len| {
                 let heads = sizes(6, 2, 20, block_len);
                 let sequences = causal(&[(290, 290)]);
-                let types = (Dtype::F32, dtype);
                 Scene::<B>::new(b, &mut Random(22), Sizes { ..heads }, types, sequences)
             })
             .map(|mut scene| {

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::{
-    AttentionForward, AttentionGrads, AttentionOutputs, AttentionSpec, KvShape, Mask, Span,
+    AttentionForward, AttentionGrads, AttentionOutputs, AttentionSpec, KvDtype, KvShape, Mask, Span,
 };
 
 /// `f32` sums of up to some forty products near 1, after probabilities good to 1e-6.
@@ -56,7 +56,8 @@ fn one<B: Backend>(
     let Heads { n_heads, n_kv_heads, head_dim } = heads;
     let block_len = lens.iter().map(|l| l.0).max().unwrap_or(1);
     let (n_blocks, dtype) = (lens.len(), Dtype::F32);
-    let shape = KvShape { n_layers: 1, n_blocks, block_len, n_kv_heads, head_dim, dtype };
+    let shape =
+        KvShape { n_layers: 1, n_blocks, block_len, n_kv_heads, head_dim, dtype: KvDtype::F32 };
     let mut cache = b.kv_cache(shape).expect("a small cache");
     let blocks: Vec<u32> = (0..n_blocks as u32).rev().collect();
     let spans = spans(lens, &blocks);

@@ -2,7 +2,7 @@
 //! with odd sizes and poisoned buffers, holds the results against the `f64` oracle of
 //! [`crate::naive`], and returns them, so that runs can be compared bit for bit.
 //!
-//! The tests at the end run each case on every instruction set of this processor, with 1, 2 and
+//! The tests at the end run each case on every instruction set of this processor, with 1, 2, 3 and
 //! 5 threads. A new backend adds one such list.
 
 mod act_mul;
@@ -140,7 +140,7 @@ fn on_every_cpu(case: fn(&Cpu) -> Vec<f32>) {
         let bits = |cpu: &Cpu| case(cpu).iter().map(|v| v.to_bits()).collect::<Vec<_>>();
         let alone = bits(&cpu(1));
         assert!(!alone.is_empty());
-        for threads in [2, 5] {
+        for threads in [2, 3, 5] {
             assert_eq!(alone, bits(&cpu(threads)), "{isa}, {threads} threads");
         }
     }
@@ -194,6 +194,7 @@ fn losses_and_optimiser() {
 #[test]
 fn key_value_caches() {
     on_every_cpu(kv_cache::append_read_copy);
+    on_every_cpu(kv_cache::extremes);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::ops::Range;
 use half::{bf16, f16};
 
 use super::arch::scalar::Scalar;
+use super::kv_cache::units::Q8;
 use super::ops::activations::SplitRows;
 use super::ops::attention::tile::{Pass, Tile};
 use super::ops::dot_packed::Groups;
@@ -37,8 +38,8 @@ pub(crate) trait Isa: Copy {
     /// Whether the sums of four rows fit in registers beside what they are made of; else dots of
     /// few rows take one row at a time, and less code.
     const FOUR_ROWS: bool;
-    /// Whether there are registers for a tile of four panels.
-    const WIDE_TILES: bool;
+    /// Whether there are thirty-two vector registers, and not sixteen.
+    const MANY_REGISTERS: bool;
     /// What [`Isa::dot_bytes`] takes from each code.
     const BYTE_ZERO: i32;
 
@@ -87,13 +88,6 @@ pub(crate) trait Isa: Copy {
     fn reduce_sum(self, v: Self::F32) -> f32;
     /// Largest lane.
     fn reduce_max(self, v: Self::F32) -> f32;
-    /// Sums of the lanes of four vectors; the order is fixed, but may differ from
-    /// [`Isa::reduce_sum`]'s.
-    #[inline(always)]
-    fn reduce_sum4(self, v: [Self::F32; 4]) -> [f32; 4] {
-        [self.reduce_sum(v[0]), self.reduce_sum(v[1]), self.reduce_sum(v[2]), self.reduce_sum(v[3])]
-    }
-
     /// Rounded to what `dtype` holds.
     #[inline(always)]
     fn round_to(self, dtype: Dtype, v: Self::F32) -> Self::F32 {
@@ -135,14 +129,24 @@ pub(crate) trait Isa: Copy {
     /// `128 high + low + add` as `f32`.
     fn combine(self, high: Self::Ints, low: Self::Ints, add: i32) -> Self::F32;
 
+    /// `v 2^n` for integral `n` in `-252..=254`, rounded once where it is subnormal.
+    #[inline(always)]
+    fn scale_exp2(self, v: Self::F32, n: Self::F32) -> Self::F32 {
+        let half = self.round(self.mul(n, self.splat(0.5)));
+        self.mul(self.mul(v, self.exp2_int(half)), self.exp2_int(self.sub(n, half)))
+    }
+
+    /// Asks for the cache line of `at`, which is read soon, to the second cache: the first one has
+    /// too few places for what is on its way. Changes nothing but the time.
+    #[inline(always)]
+    fn prefetch<T>(self, _at: &T) {}
+
     /// `e^x` within 2 ulp; 0 below -104, infinity above 88.8, NaN for NaN.
     #[inline(always)]
     fn exp(self, x: Self::F32) -> Self::F32 {
         let x = self.max(self.splat(-105.0), self.min(self.splat(89.0), x));
         let (n, p) = exp_parts(self, x);
-        let y = self.add(p, self.splat(1.0));
-        let half = self.round(self.mul(n, self.splat(0.5)));
-        self.mul(self.mul(y, self.exp2_int(half)), self.exp2_int(self.sub(n, half)))
+        self.scale_exp2(self.add(p, self.splat(1.0)), n)
     }
 
     /// `e^x - 1` for `-80 <= x <= 80`, without loss near 0: within 4 ulp. Outside it is clamped
@@ -310,6 +314,14 @@ kernels! {
             states: &mut [f32],
             scratch: &mut [f32]
         );
+        /// Likewise.
+        attend_q8 = attention::tile::attend: (
+            tile: &Tile<'_, Q8>,
+            ranges: Range<usize>,
+            pass: Pass,
+            states: &mut [f32],
+            scratch: &mut [f32]
+        );
         /// The states of later keys into those of earlier ones.
         attention_merge = attention::tile::merge:
             (pass: Pass, head_dim: usize, later: &[f32], states: &mut [f32]);
@@ -325,6 +337,9 @@ kernels! {
         /// Likewise.
         probabilities_bf16 = attention::tile::probabilities:
             (tile: &Tile<'_, bf16>, probs: &mut [f32], scratch: &mut [f32]);
+        /// Likewise.
+        probabilities_q8 = attention::tile::probabilities:
+            (tile: &Tile<'_, Q8>, probs: &mut [f32], scratch: &mut [f32]);
         /// Gradients of one tile of queries and of the keys that it sees.
         attention_backward = attention::tile_backward: (
             tile: &Tile<'_, f32>,

@@ -65,6 +65,9 @@ impl Path {
         let float = matches!(format, Format::F32 | Format::F16 | Format::Bf16);
         match rows {
             _ if cpu.exact => Self::Panel,
+            _ if cpu.deterministic && float => Self::Float,
+            _ if cpu.deterministic && matches!(weight, CpuWeight::Packed(_)) => Self::Integer,
+            _ if cpu.deterministic => Self::Panel,
             0..=FEW_FLOAT if float => Self::Float,
             0..=FEW_INTEGER if matches!(weight, CpuWeight::Packed(_)) => Self::Integer,
             0..=FEW_OTHER if !float => Self::Row,
@@ -82,6 +85,12 @@ impl Path {
 /// Whether rounding to `bf16` loses little beside what the encoding lost.
 fn may_be_bf16(weight: &CpuWeight) -> bool {
     matches!(weight, CpuWeight::Packed(_)) || weight.format() == Format::Bf16
+}
+
+/// See [`Cpu::rows_like_one`].
+pub(super) fn rows_like_one(cpu: &Cpu, weight: &CpuWeight) -> usize {
+    let alone = Path::of(cpu, weight, 1);
+    (1..=64).take_while(|&rows| Path::of(cpu, weight, rows) == alone).count()
 }
 
 /// See [`crate::Backend::linear`].

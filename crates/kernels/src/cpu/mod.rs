@@ -45,6 +45,10 @@ pub struct CpuOptions {
     /// fifteen bits of their group's largest against packed weights: those of all quantised
     /// formats but IQ1 to IQ3, TQ1 and Q8_K, which stay `f32` on every path.
     pub exact: bool,
+    /// One path for every number of rows: a row gives the same bits alone, in any batch, and in
+    /// whatever chunks its prompt came. Packed weights are always multiplied in whole numbers, and
+    /// the others in `f32` (many rows are slower). Nothing to do where `exact` is set.
+    pub deterministic: bool,
 }
 
 /// The processor.
@@ -55,6 +59,7 @@ pub struct Cpu {
     pairs: Option<&'static PairKernels>,
     pool: Pool,
     exact: bool,
+    deterministic: bool,
 }
 
 impl Cpu {
@@ -66,7 +71,8 @@ impl Cpu {
             n => n,
         };
         let pool = Pool::new(threads.min(MAX_THREADS));
-        Ok(Self { isa, kernels, pairs, pool, exact: options.exact })
+        let &CpuOptions { exact, deterministic, .. } = options;
+        Ok(Self { isa, kernels, pairs, pool, exact, deterministic })
     }
 
     /// Name of the instruction set in use.
@@ -77,6 +83,12 @@ impl Cpu {
     /// Threads in use.
     pub fn threads(&self) -> usize {
         self.pool.threads()
+    }
+
+    /// Rows, at most 64, up to which one batch gives each row the bits that it has alone: those
+    /// that take the path of a single row.
+    pub fn rows_like_one(&self, weight: &CpuWeight) -> usize {
+        linear::rows_like_one(self, weight)
     }
 }
 

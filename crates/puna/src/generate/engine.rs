@@ -3,22 +3,19 @@
 //! A step is one forward over a ragged batch: a decode row of every running sequence and as much
 //! of the waiting prompts as fits. Keys and values live in blocks of one pool. When the pool is
 //! full, the sequences kept for their beginnings go first; then the youngest running one gives its
-//! blocks back and is computed again later.
+//! blocks back and is computed again later. Drafts, where there is [`Speculation`], are further
+//! rows of the sequences that decode.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use puna_kernels::{Backend, Dtype, KvShape, Mask, OutOfMemory, Span};
+use puna_kernels::{Backend, KvDtype, OutOfMemory};
 
-use super::prefix_cache::PrefixCache;
+use super::runner::{Rows, Runner};
 use super::sequence::{Request, Sequence, SequenceId};
-use super::{
-    BlockAllocator, BlockError, FinishReason, ParamError, SampleError, Sampled, scheduler,
-};
-use crate::model::{Batch, LlamaForCausalLM, Tokens, Trace, Workspace};
-
-/// Tokens in one block of the cache.
-const BLOCK_LEN: usize = 32;
+use super::speculation::{DraftCounts, Guesses, Speculation, SpeculationError, Speculator};
+use super::{BlockError, FinishReason, ParamError, SampleError, Sampled, scheduler};
+use crate::model::LlamaForCausalLM;
 
 /// Sizes of an engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +25,7 @@ pub struct EngineOptions {
     /// Tokens that the cache can hold, over all sequences; also the longest sequence.
     pub kv_tokens: usize,
     /// How keys and values are stored.
-    pub kv_dtype: Dtype,
+    pub kv_dtype: KvDtype,
 }
 
 /// A request that cannot be taken.
@@ -72,7 +69,8 @@ pub enum EngineError {
     Blocks(#[from] BlockError),
 }
 
-/// What a step brought for one sequence.
+/// What a step brought for one sequence: one token, or several events in their order where drafts
+/// were right.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
     /// Whose.
@@ -86,21 +84,14 @@ pub struct Event {
 /// Runs requests together on one model.
 #[derive(Debug)]
 pub struct Engine<B: Backend> {
-    model: Arc<LlamaForCausalLM<B>>,
+    runner: Runner<B>,
     options: EngineOptions,
-    cache: B::KvCache,
-    allocator: BlockAllocator,
-    prefixes: PrefixCache,
-    workspace: Workspace<B>,
-    /// `(max rows that sample at once, vocab_size)`; grows with the number of sequences.
-    logits: B::Buf,
-    logits_rows: usize,
-    /// Logits of one row on the host.
-    scores: Vec<f32>,
     waiting: VecDeque<Sequence>,
     /// In the order of their arrival.
     running: Vec<Sequence>,
     next_id: u64,
+    speculator: Option<Speculator<B>>,
+    draft_counts: DraftCounts,
 }
 
 impl<B: Backend> Engine<B> {
@@ -109,47 +100,48 @@ impl<B: Backend> Engine<B> {
         model: Arc<LlamaForCausalLM<B>>,
         options: &EngineOptions,
     ) -> Result<Self, EngineError> {
-        let config = &model.model.config;
-        let backend = &*model.model.backend;
-        let n_blocks = options.kv_tokens.div_ceil(BLOCK_LEN).max(1);
-        let allocator = BlockAllocator::new(n_blocks, BLOCK_LEN)?;
-        let shape = KvShape {
-            n_layers: config.num_hidden_layers,
-            n_blocks,
-            block_len: BLOCK_LEN,
-            n_kv_heads: config.num_key_value_heads,
-            head_dim: config.head_dim,
-            dtype: options.kv_dtype,
-        };
-        let cache = backend.kv_cache(shape)?;
-        let workspace = model.model.workspace(options.max_batch_rows.max(1))?;
-        let logits = backend.alloc(config.vocab_size, "logits")?;
-        let scores = vec![0.0; config.vocab_size];
         Ok(Self {
-            cache,
-            allocator,
-            prefixes: PrefixCache::default(),
-            workspace,
-            logits,
-            logits_rows: 1,
-            scores,
+            runner: Runner::new(model, options)?,
+            options: options.clone(),
             waiting: VecDeque::new(),
             running: Vec::new(),
             next_id: 0,
-            options: EngineOptions { kv_tokens: n_blocks * BLOCK_LEN, ..options.clone() },
-            model,
+            speculator: None,
+            draft_counts: DraftCounts::default(),
         })
     }
 
     /// The model that runs.
     pub fn model(&self) -> &LlamaForCausalLM<B> {
-        &self.model
+        &self.runner.model
+    }
+
+    /// Guesses ahead from the next step on, or no longer. What comes out stays the same; see
+    /// [`Speculation::max_rows`].
+    pub fn speculate(
+        &mut self,
+        speculation: Option<Speculation<B>>,
+    ) -> Result<(), SpeculationError> {
+        let model = &self.runner.model;
+        let speculator = speculation.map(|how| Speculator::new(how, model, &self.options));
+        self.speculator = speculator.transpose()?;
+        // What was remembered is of the proposer before.
+        self.waiting
+            .iter_mut()
+            .chain(&mut self.running)
+            .for_each(|s| s.guesses = Guesses::default());
+        Ok(())
+    }
+
+    /// How many guesses there were since the engine was made, and how many were right.
+    pub fn draft_counts(&self) -> DraftCounts {
+        self.draft_counts
     }
 
     /// Takes a request. Its tokens come from later steps.
     pub fn submit(&mut self, request: Request) -> Result<SequenceId, RequestError> {
-        let (prompt, context) = (request.prompt_ids.len(), self.options.kv_tokens);
-        let vocab_size = self.model.model.config.vocab_size;
+        let (prompt, context) = (request.prompt_ids.len(), self.runner.capacity());
+        let vocab_size = self.runner.vocab_size();
         if prompt == 0 {
             return Err(RequestError::EmptyPrompt);
         }
@@ -179,34 +171,36 @@ impl<B: Backend> Engine<B> {
     }
 
     /// Computes one batch and samples every sequence whose tokens have all been seen. Ended
-    /// sequences are taken out.
+    /// sequences are taken out. After an error the sequences are as before.
     pub fn step(&mut self) -> Result<Vec<Event>, OutOfMemory> {
         self.admit();
-        let rows = self.schedule();
+        let mut rows = self.schedule();
         if rows.iter().all(|&n| n == 0) {
             return Ok(Vec::new());
         }
-        self.forward(&rows)?;
-        for (sequence, n) in self.running.iter_mut().zip(&rows) {
-            sequence.n_computed += n;
+        let computed = self.guess(&mut rows).and_then(|()| self.compute(&rows));
+        match computed {
+            Ok(due) => Ok(self.sample(&due)),
+            Err(error) => {
+                for sequence in &mut self.running {
+                    sequence.take_drafts();
+                    self.runner.truncate(&mut sequence.cached, sequence.ids.len() - 1);
+                    if let Some(speculator) = &mut self.speculator {
+                        speculator.forget_drafts(sequence);
+                    }
+                }
+                Err(error)
+            }
         }
-        self.sample(&rows)
     }
 
     /// Moves waiting sequences to the running ones while their tokens fit into the cache. A
     /// beginning that is still there is not computed again.
     fn admit(&mut self) {
         while let Some(mut sequence) = self.waiting.pop_front() {
-            // Dynamic frequencies depend on the whole prompt: keys of another would not fit.
-            if !self.model.model.rope.is_dynamic()
-                && let Some((blocks, n)) = self.prefixes.share(&sequence.ids, &mut self.allocator)
-            {
-                sequence.n_computed = n;
-                sequence.blocks = blocks;
-            }
-            let needed = (sequence.ids.len() + 1).div_ceil(BLOCK_LEN);
-            let lacking = needed.saturating_sub(sequence.blocks.blocks().len());
-            if !self.running.is_empty() && !self.make_room(lacking) {
+            sequence.cached = self.runner.begin(&sequence.ids);
+            let n_tokens = sequence.ids.len() + 1;
+            if !self.running.is_empty() && !self.runner.has_room(&sequence.cached, n_tokens) {
                 self.put_back(sequence);
                 return;
             }
@@ -216,28 +210,22 @@ impl<B: Backend> Engine<B> {
 
     /// Back to the head of the queue, without blocks: those who wait hold none.
     fn put_back(&mut self, mut sequence: Sequence) {
-        std::mem::take(&mut sequence.blocks).release(&mut self.allocator);
-        sequence.n_computed = 0;
+        self.runner.release(&mut sequence.cached);
+        if let Some(speculator) = &mut self.speculator {
+            speculator.release(&mut sequence.guesses);
+        }
         self.waiting.push_front(sequence);
     }
 
-    /// Whether `n_blocks` are free, once kept beginnings have made way.
-    fn make_room(&mut self, n_blocks: usize) -> bool {
-        while self.allocator.n_free() < n_blocks {
-            if !self.prefixes.evict_oldest(&mut self.allocator) {
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Rows of each running sequence, with blocks for them.
+    /// Rows of each running sequence, with place for them in the cache.
     fn schedule(&mut self) -> Vec<usize> {
         let pending: Vec<usize> = self.running.iter().map(Sequence::n_pending).collect();
-        let mut rows = scheduler::plan(&pending, self.options.max_batch_rows);
+        let mut rows = scheduler::plan(&pending, self.runner.max_rows());
         let mut index = 0;
         while index < self.running.len() {
-            if self.place(index, rows[index]) {
+            let sequence = &mut self.running[index];
+            let n_tokens = sequence.cached.n_tokens + rows[index];
+            if self.runner.place(&mut sequence.cached, n_tokens) {
                 index += 1;
             } else if let Some(youngest) = self.running.pop() {
                 self.put_back(youngest);
@@ -247,115 +235,117 @@ impl<B: Backend> Engine<B> {
         rows
     }
 
-    /// Makes place in the cache for `n_rows` more tokens of a running sequence.
-    fn place(&mut self, index: usize, n_rows: usize) -> bool {
-        let sequence = &mut self.running[index];
-        let n_new = (sequence.n_computed + n_rows).saturating_sub(sequence.blocks.n_tokens());
-        loop {
-            match self.running[index].blocks.grow(&mut self.allocator, n_new) {
-                Ok(Some(copy)) => {
-                    let backend = &self.model.model.backend;
-                    backend.copy_kv_block(&mut self.cache, copy.from, copy.to);
-                    return true;
-                }
-                Ok(None) => return true,
-                Err(_) if self.prefixes.evict_oldest(&mut self.allocator) => {}
-                Err(_) => return false,
+    /// Adds drafts, and rows for them.
+    fn guess(&mut self, rows: &mut [usize]) -> Result<(), OutOfMemory> {
+        let Some(speculator) = &mut self.speculator else { return Ok(()) };
+        // Rows of a prompt take the model's path for many rows: a step with them has no drafts.
+        if self.running.iter().zip(&*rows).any(|(s, &n)| n != 1 || s.n_pending() != 1) {
+            return Ok(());
+        }
+        let capacity = self.runner.capacity();
+        let wishes: Vec<usize> = self
+            .running
+            .iter_mut()
+            .map(|sequence| {
+                // One id comes without a draft.
+                let wanted = sequence.stop.max_new_tokens - sequence.n_completion();
+                let room = capacity - sequence.ids.len();
+                speculator.wish(sequence, wanted.min(room).saturating_sub(1))
+            })
+            .collect();
+        let most = speculator.max_rows.min(self.runner.max_rows());
+        let mut shares = scheduler::share(&wishes, most.saturating_sub(rows.len()));
+        for (sequence, share) in self.running.iter_mut().zip(&mut shares) {
+            if !self.runner.place(&mut sequence.cached, sequence.ids.len() + *share) {
+                *share = 0;
             }
         }
+        speculator.guess(&mut self.running, &shares)?;
+        self.running.iter().zip(rows).for_each(|(sequence, n)| *n += sequence.n_drafts);
+        Ok(())
     }
 
-    fn forward(&mut self, rows: &[usize]) -> Result<(), OutOfMemory> {
-        let total = rows.iter().sum();
-        let mut ids = Vec::with_capacity(total);
-        let mut positions = Vec::with_capacity(total);
-        let mut lengths = Vec::with_capacity(total);
-        let mut spans = Vec::with_capacity(rows.len());
-        for (sequence, &n) in self.running.iter().zip(rows).filter(|(_, n)| **n > 0) {
-            let tokens = sequence.n_computed..sequence.n_computed + n;
-            let start = ids.len();
-            ids.extend_from_slice(&sequence.ids[tokens.clone()]);
-            positions.extend(tokens.clone().map(|t| t as u32));
-            // As if the prompt came at once and each later token alone, whatever the chunks.
-            lengths.extend(tokens.clone().map(|t| sequence.n_prompt.max(t + 1) as u32));
-            spans.push(Span {
-                rows: start..start + n,
-                n_keys: tokens.end,
-                blocks: sequence.blocks.blocks(),
-                mask: Mask::Causal,
-            });
+    /// Computes the rows. For each sequence that then has no token left to compute: which it is,
+    /// and how many logits it has, those of its last certain id and of its drafts.
+    fn compute(&mut self, rows: &[usize]) -> Result<Vec<(usize, usize)>, OutOfMemory> {
+        let batch: Vec<Rows<'_>> =
+            self.running.iter().zip(rows).map(|(sequence, &n)| sequence.rows(n)).collect();
+        self.runner.forward(&batch)?;
+        let (mut due, mut asked) = (Vec::new(), Vec::new());
+        let mut end = 0;
+        for (index, (sequence, n)) in self.running.iter_mut().zip(rows).enumerate() {
+            end += *n;
+            sequence.cached.n_tokens += n;
+            if *n > 0 && sequence.n_pending() == 0 {
+                let n_logits = 1 + sequence.n_drafts;
+                due.push((index, n_logits));
+                asked.extend(end as u32 - n_logits as u32..end as u32);
+            }
         }
-        let (positions, lengths) = (&positions, &lengths);
-        let batch = Batch { tokens: Tokens::Ids(&ids), positions, lengths, spans: &spans };
-        let (model, workspace) = (&self.model.model, &mut self.workspace);
-        model.forward(&batch, &mut self.cache, workspace, &mut Trace::default())
+        self.runner.head(&asked)?;
+        Ok(due)
     }
 
-    /// Samples the sequences that have no token left to compute.
-    fn sample(&mut self, rows: &[usize]) -> Result<Vec<Event>, OutOfMemory> {
-        let ends = rows.iter().scan(0, |end, n| {
-            *end += n;
-            Some(*end)
-        });
-        let (due, last_rows): (Vec<usize>, Vec<u32>) = ends
-            .enumerate()
-            .filter(|&(index, _)| rows[index] > 0 && self.running[index].n_pending() == 0)
-            .map(|(index, end)| (index, end as u32 - 1))
-            .unzip();
-        self.reserve_logits(due.len())?;
-        if due.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.model.head_rows(&mut self.workspace, &last_rows, &mut self.logits);
+    /// Samples the sequences that are due.
+    fn sample(&mut self, due: &[(usize, usize)]) -> Vec<Event> {
         let mut events = Vec::with_capacity(due.len());
-        for (row, &index) in due.iter().enumerate() {
-            self.read_scores(row);
-            events.push(self.advance(index));
-        }
-        for (event, &index) in events.iter().zip(&due).rev() {
-            if event.finish.is_some() || event.token.is_err() {
-                self.retire(index);
+        let mut ended = Vec::new();
+        let mut first_row = 0;
+        for &(index, n_logits) in due {
+            let drafts = self.running[index].take_drafts();
+            let before = events.len();
+            for row in first_row..first_row + n_logits {
+                let event = self.advance(index, row);
+                let draft = drafts.get(row - first_row).copied();
+                let is_right = matches!(&event.token, Ok(token) if Some(token.id) == draft);
+                let is_over = event.finish.is_some() || event.token.is_err();
+                events.push(event);
+                if is_over {
+                    ended.push(index);
+                }
+                if is_over || !is_right {
+                    break;
+                }
             }
+            first_row += n_logits;
+            self.settle(index, &drafts, &events[before..]);
         }
-        Ok(events)
+        ended.into_iter().rev().for_each(|index| self.retire(index));
+        events
     }
 
-    /// Chooses the next id of one sequence from `scores`.
-    fn advance(&mut self, index: usize) -> Event {
+    /// Chooses the next id of one sequence from a row of logits.
+    fn advance(&mut self, index: usize, row: usize) -> Event {
         let sequence = &mut self.running[index];
-        let token = sequence.sampler.sample(&mut self.scores);
+        let token = sequence.sampler.sample(self.runner.scores(row));
         let finish = token.as_ref().ok().and_then(|token| {
             sequence.ids.push(token.id);
-            let full = sequence.ids.len() >= self.options.kv_tokens;
+            let full = sequence.ids.len() >= self.runner.capacity();
             let stop = sequence.stop.after_id(token.id, sequence.n_completion());
             stop.or_else(|| full.then_some(FinishReason::Length))
         });
         Event { sequence: sequence.id, token, finish }
     }
 
-    fn read_scores(&mut self, row: usize) {
-        let offset = row * self.scores.len();
-        self.model.model.backend.read(&self.logits, offset, &mut self.scores);
-    }
-
-    fn reserve_logits(&mut self, rows: usize) -> Result<(), OutOfMemory> {
-        if rows > self.logits_rows {
-            let rows = rows.next_power_of_two();
-            let len = rows * self.scores.len();
-            self.logits = self.model.model.backend.alloc(len, "logits")?;
-            self.logits_rows = rows;
-        }
-        Ok(())
+    /// Counts which drafts were right, and forgets the keys and values of the others.
+    fn settle(&mut self, index: usize, drafts: &[u32], events: &[Event]) {
+        let Some(speculator) = &mut self.speculator else { return };
+        let chosen = events.iter().filter_map(|event| event.token.as_ref().ok());
+        let n_accepted = chosen.zip(drafts).take_while(|(token, id)| token.id == **id).count();
+        let sequence = &mut self.running[index];
+        // The newest id is never computed yet, whatever it is.
+        self.runner.truncate(&mut sequence.cached, sequence.ids.len() - 1);
+        speculator.learn(sequence, drafts.len(), n_accepted);
+        self.draft_counts.drafted += drafts.len() as u64;
+        self.draft_counts.accepted += n_accepted as u64;
     }
 
     /// Takes out a sequence that has ended and keeps its beginning.
     fn retire(&mut self, index: usize) {
-        let Sequence { mut ids, n_computed, blocks, .. } = self.running.remove(index);
-        // See `admit`: such keys are never shared.
-        if self.model.model.rope.is_dynamic() {
-            return blocks.release(&mut self.allocator);
+        let Sequence { ids, cached, guesses, .. } = self.running.remove(index);
+        if let Some(speculator) = &mut self.speculator {
+            speculator.keep(&ids, guesses);
         }
-        ids.truncate(n_computed);
-        self.prefixes.keep(ids, blocks, &mut self.allocator);
+        self.runner.keep(ids, cached);
     }
 }

@@ -14,9 +14,11 @@ mod portable_math;
 mod prefix_cache;
 mod processors;
 mod rng;
+mod runner;
 mod sampler;
 mod scheduler;
 mod sequence;
+mod speculation;
 mod stop;
 mod text;
 
@@ -25,5 +27,6 @@ pub use engine::{Engine, EngineError, EngineOptions, Event, RequestError};
 pub use params::{FinishReason, ParamError, SamplingParams, StopConditions};
 pub use sampler::{SampleError, Sampled, Sampler};
 pub use sequence::{Request, SequenceId};
+pub use speculation::{DraftCounts, Proposer, Speculation, SpeculationError};
 pub use stop::StopMatcher;
 pub use text::{TextPiece, TextStream};

@@ -115,6 +115,21 @@ impl Sampler {
         self.history.completion_ids()
     }
 
+    /// A sampler that goes on from here and chooses the same ids from the same logits; it reports
+    /// no log-probabilities.
+    pub(super) fn fork(&self) -> Self {
+        Self {
+            processors: self.processors.clone(),
+            history: self.history.clone(),
+            greedy: self.greedy,
+            logprobs: None,
+            random: self.random,
+            scratch: Scratch::default(),
+            raw: Vec::new(),
+            sums: Vec::new(),
+        }
+    }
+
     /// Chooses the next id and appends it to the sequence. `logits` `(vocab_size)` are left as the
     /// processed scores. After an error the sequence is as before.
     pub fn sample(&mut self, logits: &mut [f32]) -> Result<Sampled, SampleError> {

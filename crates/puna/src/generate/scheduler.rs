@@ -18,9 +18,30 @@ pub(super) fn plan(pending: &[usize], max_rows: usize) -> Vec<usize> {
     rows
 }
 
+/// Shares `left` rows out among those who wish for some: the small wishes whole, the others alike.
+pub(super) fn share(wishes: &[usize], mut left: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..wishes.len()).collect();
+    order.sort_by_key(|&index| wishes[index]);
+    let mut shares = vec![0; wishes.len()];
+    for (n_done, &index) in order.iter().enumerate() {
+        shares[index] = wishes[index].min(left / (order.len() - n_done));
+        left -= shares[index];
+    }
+    shares
+}
+
 #[cfg(test)]
 mod tests {
-    use super::plan;
+    use super::{plan, share};
+
+    #[test]
+    fn shares_are_even() {
+        assert_eq!(share(&[9, 0, 2, 9], 12), [5, 0, 2, 5]);
+        assert_eq!(share(&[4, 4], 100), [4, 4]);
+        assert_eq!(share(&[4, 4, 4], 2), [0, 1, 1]);
+        assert_eq!(share(&[4, 4], 0), [0, 0]);
+        assert_eq!(share(&[], 5), [0; 0]);
+    }
 
     #[test]
     fn decode_comes_before_prompts() {

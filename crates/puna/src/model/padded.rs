@@ -1,7 +1,7 @@
 //! Rectangular inputs, as the documented classes take them: rows of equal length, with padding
 //! said by a mask. Turned here into the ragged batch that the model computes.
 
-use puna_kernels::{Backend, Dtype, KvShape, Mask, OutOfMemory, Span};
+use puna_kernels::{Backend, KvDtype, KvShape, Mask, OutOfMemory, Span};
 
 use super::{Batch, LlamaModel, Tokens, Trace};
 
@@ -29,7 +29,7 @@ impl<B: Backend> DynamicCache<B> {
         model: &LlamaModel<B>,
         batch: usize,
         capacity: usize,
-        dtype: Dtype,
+        dtype: KvDtype,
     ) -> Result<Self, OutOfMemory> {
         let per_row = capacity.div_ceil(BLOCK_LEN);
         let shape = KvShape {

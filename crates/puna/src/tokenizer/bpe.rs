@@ -1,8 +1,8 @@
 //! Byte-pair merging: symbols enter, fewer symbols leave.
 //!
 //! The table maps a pair of ids to a rank and the id of the merged symbol. The adjacent pair of
-//! lowest rank merges first, the leftmost of equals. Short inputs scan for it; long ones keep a
-//! heap of candidates over a linked list and drop the stale ones: O(n log n).
+//! lowest rank merges first, the leftmost of equals. Short inputs scan for it, O(n²) with n up to
+//! 24; long ones keep a heap of candidates over a linked list and drop the stale ones: O(n log n).
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -10,8 +10,12 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 
 /// A symbol that no merge contains.
 pub(super) const NO_SYMBOL: u32 = u32::MAX;
+/// A pair that does not merge.
+pub(super) const NO_PAIR: u64 = u64::MAX;
 const NONE: u32 = u32::MAX;
 const EMPTY_KEY: u64 = u64::MAX;
+/// Bits of the filter of a merge table at most: 256 KiB.
+const MAX_FILTER_BITS: u32 = 21;
 /// Up to here a scan over the row beats the heap.
 const SCAN_LIMIT: usize = 24;
 
@@ -37,7 +41,7 @@ impl BuildHasher for SeededState {
 #[derive(Debug)]
 pub(super) struct FoldHasher(u64);
 
-fn fold(a: u64, b: u64) -> u64 {
+pub(super) fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a).wrapping_mul(u128::from(b));
     (product as u64) ^ ((product >> 64) as u64)
 }
@@ -68,80 +72,123 @@ impl Hasher for FoldHasher {
     }
 }
 
-fn random_u64() -> u64 {
+pub(super) fn random_u64() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     key: u64,
-    rank: u32,
-    id: u32,
+    pair: u64,
 }
 
 /// Pairs of symbols that merge, in one open-addressed array.
 #[derive(Clone, Debug)]
 pub(super) struct MergeTable {
     slots: Vec<Slot>,
+    /// A bit for the hash of each pair. It is small enough to stay near the processor, and spares
+    /// most of the walks for pairs that are not there.
+    filter: Vec<u64>,
     multiplier: u64,
     shift: u32,
+    filter_shift: u32,
+}
+
+/// One pair that merges.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Merge {
+    pub(super) left: u32,
+    pub(super) right: u32,
+    pub(super) rank: u32,
+    pub(super) merged: u32,
 }
 
 fn key_of(left: u32, right: u32) -> u64 {
     (u64::from(left) << 32) | u64::from(right)
 }
 
+fn rank_of(pair: u64) -> u32 {
+    (pair >> 32) as u32
+}
+
 impl MergeTable {
-    /// Each entry is `(left, right, rank, merged)`; the lowest rank of a repeated pair stays.
-    pub(super) fn new(entries: &[(u32, u32, u32, u32)]) -> Self {
-        let bits = (entries.len().max(8) * 2).next_power_of_two().trailing_zeros();
+    /// Of a pair that is there twice, the lowest rank stays.
+    pub(super) fn new(merges: impl ExactSizeIterator<Item = Merge>) -> Self {
+        let bits = (merges.len().max(8) * 2).next_power_of_two().trailing_zeros();
+        let filter_bits = (bits + 3).min(MAX_FILTER_BITS);
         let mut table = Self {
-            slots: vec![Slot { key: EMPTY_KEY, rank: 0, id: 0 }; 1 << bits],
+            slots: vec![Slot { key: EMPTY_KEY, pair: NO_PAIR }; 1 << bits],
+            filter: vec![0; 1 << (filter_bits - 6)],
             multiplier: random_u64() | 1,
             shift: 64 - bits,
+            filter_shift: 64 - filter_bits,
         };
-        for &(left, right, rank, id) in entries {
-            table.insert(Slot { key: key_of(left, right), rank, id });
+        for merge in merges {
+            let pair = (u64::from(merge.rank) << 32) | u64::from(merge.merged);
+            table.insert(Slot { key: key_of(merge.left, merge.right), pair });
         }
         table
     }
 
-    fn home(&self, key: u64) -> usize {
-        (key.wrapping_mul(self.multiplier) >> self.shift) as usize
-    }
-
     fn insert(&mut self, new: Slot) {
         let mask = self.slots.len() - 1;
-        let mut at = self.home(new.key);
+        let hash = new.key.wrapping_mul(self.multiplier);
+        let bit = hash >> self.filter_shift;
+        self.filter[(bit / 64) as usize] |= 1 << (bit % 64);
+        let mut at = (hash >> self.shift) as usize;
         loop {
             let slot = &mut self.slots[at];
-            if slot.key == EMPTY_KEY || (slot.key == new.key && new.rank < slot.rank) {
+            let is_same = slot.key == new.key;
+            if slot.key == EMPTY_KEY || (is_same && rank_of(new.pair) < rank_of(slot.pair)) {
                 *slot = new;
                 return;
             }
-            if slot.key == new.key {
+            if is_same {
                 return;
             }
             at = (at + 1) & mask;
         }
     }
 
-    /// Rank and merged id of a pair.
+    /// Rank (high half) and merged id (low half) of a pair; `NO_PAIR` where it does not merge.
     #[inline]
-    pub(super) fn get(&self, left: u32, right: u32) -> Option<(u32, u32)> {
+    pub(super) fn get(&self, left: u32, right: u32) -> u64 {
         let key = key_of(left, right);
-        let mask = self.slots.len() - 1;
-        let mut at = self.home(key);
-        loop {
-            let slot = self.slots[at];
-            if slot.key == key && key != EMPTY_KEY {
-                return Some((slot.rank, slot.id));
-            }
-            if slot.key == EMPTY_KEY {
-                return None;
-            }
-            at = (at + 1) & mask;
+        let hash = key.wrapping_mul(self.multiplier);
+        let bit = hash >> self.filter_shift;
+        if self.filter[(bit / 64) as usize] >> (bit % 64) & 1 == 0 {
+            return NO_PAIR;
         }
+        let mask = self.slots.len() - 1;
+        let mut at = (hash >> self.shift) as usize;
+        loop {
+            // Half the slots are empty, so the walk ends; an empty slot holds no pair.
+            let slot = self.slots[at & mask];
+            if slot.key == key || slot.key == EMPTY_KEY {
+                return slot.pair;
+            }
+            at += 1;
+        }
+    }
+}
+
+/// The pairs of a few symbols that texts are mostly made of, side by side in memory.
+#[derive(Clone, Debug)]
+pub(super) struct FirstPairs {
+    pairs: Vec<u64>,
+    width: usize,
+}
+
+impl FirstPairs {
+    pub(super) fn new(table: &MergeTable, symbols: &[u32]) -> Self {
+        let row = |&left: &u32| symbols.iter().map(move |&right| table.get(left, right));
+        Self { pairs: symbols.iter().flat_map(row).collect(), width: symbols.len() }
+    }
+
+    /// The pair of two symbols by their places in the list.
+    #[inline]
+    pub(super) fn get(&self, left: usize, right: usize) -> u64 {
+        self.pairs[left * self.width + right]
     }
 }
 
@@ -150,38 +197,33 @@ impl MergeTable {
 pub(super) struct Symbols {
     /// Id of each symbol that is left.
     pub(super) ids: Vec<u32>,
-    /// Byte offset at which each symbol starts.
-    pub(super) starts: Vec<u32>,
-    ranks: Vec<u32>,
+    /// The pair that each symbol makes with the one behind it.
+    pairs: Vec<u64>,
     prev: Vec<u32>,
     next: Vec<u32>,
-    heap: BinaryHeap<Reverse<Candidate>>,
+    /// Rank and place, the lowest on top.
+    heap: BinaryHeap<Reverse<u64>>,
     /// Where set: the pair that was last offered for each merged id.
     pub(super) offered: Option<HashMap<u32, (u32, u32)>>,
-}
-
-/// Orders by rank, then by place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Candidate {
-    rank: u32,
-    at: u32,
-    left: u32,
-    right: u32,
-    merged: u32,
 }
 
 impl Symbols {
     pub(super) fn clear(&mut self) {
         self.ids.clear();
-        self.starts.clear();
+        self.pairs.clear();
     }
 
-    pub(super) fn push(&mut self, id: u32, start: u32) {
+    /// Appends a symbol; `pair` is what it makes with the one before it, if there is one.
+    #[inline]
+    pub(super) fn push(&mut self, id: u32, pair: u64) {
+        if let Some(last) = self.pairs.last_mut() {
+            *last = pair;
+        }
         self.ids.push(id);
-        self.starts.push(start);
+        self.pairs.push(NO_PAIR);
     }
 
-    /// Merges until nothing merges any more.
+    /// Merges until nothing merges any more. `ids` holds fewer than 2³² symbols.
     pub(super) fn merge(&mut self, table: &MergeTable) {
         if self.ids.len() < 2 {
             return;
@@ -194,52 +236,56 @@ impl Symbols {
     }
 
     fn merge_by_scan(&mut self, table: &MergeTable) {
-        let rank_at =
-            |ids: &[u32], at: usize| table.get(ids[at], ids[at + 1]).map_or(NONE, |(rank, _)| rank);
-        self.ranks.clear();
-        for at in 0..self.ids.len() - 1 {
-            self.ranks.push(rank_at(&self.ids, at));
-        }
+        let n = self.ids.len();
+        let (ids, pairs) = (self.ids.as_mut_slice(), self.pairs.as_mut_slice());
+        let mut next: [u8; SCAN_LIMIT] = std::array::from_fn(|at| at as u8 + 1);
+        let mut prev: [u8; SCAN_LIMIT] = std::array::from_fn(|at| (at as u8).saturating_sub(1));
         loop {
-            let mut best = (NONE, 0);
-            for (at, &rank) in self.ranks.iter().enumerate() {
-                if rank < best.0 {
-                    best = (rank, at);
+            let (mut best, mut at) = (NO_PAIR, 0);
+            for (index, &pair) in pairs.iter().enumerate() {
+                if rank_of(pair) < rank_of(best) {
+                    (best, at) = (pair, index);
                 }
             }
-            let at = best.1;
-            if best.0 == NONE {
-                return;
+            if best == NO_PAIR {
+                break;
             }
-            let Some((_, merged)) = table.get(self.ids[at], self.ids[at + 1]) else { return };
-            self.ids[at] = merged;
-            self.ids.remove(at + 1);
-            self.starts.remove(at + 1);
-            self.ranks.remove(at);
-            if at < self.ranks.len() {
-                self.ranks[at] = rank_at(&self.ids, at);
+            let right = usize::from(next[at]);
+            let after = usize::from(next[right]);
+            next[at] = after as u8;
+            (ids[at], ids[right]) = (best as u32, NO_SYMBOL);
+            (pairs[at], pairs[right]) = (NO_PAIR, NO_PAIR);
+            if after < n {
+                prev[after] = at as u8;
+                pairs[at] = table.get(ids[at], ids[after]);
             }
             if at > 0 {
-                self.ranks[at - 1] = rank_at(&self.ids, at - 1);
+                let before = usize::from(prev[at]);
+                pairs[before] = table.get(ids[before], ids[at]);
             }
         }
+        self.ids.retain(|&id| id != NO_SYMBOL);
     }
 
-    fn candidate(&mut self, table: &MergeTable, at: u32) -> Option<Reverse<Candidate>> {
+    /// The entry of the heap for the pair at `at`, where it merges.
+    fn candidate(&mut self, at: u32) -> Option<Reverse<u64>> {
         let next = self.next[at as usize];
-        if next == NONE {
+        let pair = self.pairs[at as usize];
+        if pair == NO_PAIR {
             return None;
         }
-        let (left, right) = (self.ids[at as usize], self.ids[next as usize]);
-        let (rank, merged) = table.get(left, right)?;
         if let Some(offered) = &mut self.offered {
-            offered.insert(merged, (left, right));
+            offered.insert(pair as u32, (self.ids[at as usize], self.ids[next as usize]));
         }
-        Some(Reverse(Candidate { rank, at, left, right, merged }))
+        Some(Reverse((pair & !u64::from(u32::MAX)) | u64::from(at)))
     }
 
     fn offer(&mut self, table: &MergeTable, at: u32) {
-        let candidate = self.candidate(table, at);
+        self.pairs[at as usize] = match self.next[at as usize] {
+            NONE => NO_PAIR,
+            next => table.get(self.ids[at as usize], self.ids[next as usize]),
+        };
+        let candidate = self.candidate(at);
         self.heap.extend(candidate);
     }
 
@@ -252,29 +298,29 @@ impl Symbols {
         let mut initial = std::mem::take(&mut self.heap).into_vec();
         initial.clear();
         for at in 0..n {
-            initial.extend(self.candidate(table, at));
+            initial.extend(self.candidate(at));
         }
         self.heap = BinaryHeap::from(initial);
         while let Some(Reverse(top)) = self.heap.pop() {
-            let at = top.at as usize;
-            let next = self.next[at];
+            let at = top as u32 as usize;
+            let pair = self.pairs[at];
             // A candidate is stale once either side has merged into something else.
-            if next == NONE || self.ids[at] != top.left || self.ids[next as usize] != top.right {
+            if rank_of(pair) != rank_of(top) || pair == NO_PAIR {
                 continue;
             }
-            self.ids[at] = top.merged;
-            let after = self.next[next as usize];
+            let next = self.next[at] as usize;
+            let after = self.next[next];
+            self.ids[at] = pair as u32;
             self.next[at] = after;
             // A removed symbol must not look like the head of a later pair.
-            self.next[next as usize] = NONE;
-            self.ids[next as usize] = NO_SYMBOL;
+            self.pairs[next] = NO_PAIR;
             if after != NONE {
-                self.prev[after as usize] = top.at;
+                self.prev[after as usize] = at as u32;
             }
             if self.prev[at] != NONE {
                 self.offer(table, self.prev[at]);
             }
-            self.offer(table, top.at);
+            self.offer(table, at as u32);
         }
         self.compact();
     }
@@ -284,12 +330,17 @@ impl Symbols {
         let mut at = 0;
         while at != NONE {
             self.ids[kept] = self.ids[at as usize];
-            self.starts[kept] = self.starts[at as usize];
             kept += 1;
             at = self.next[at as usize];
         }
         self.ids.truncate(kept);
-        self.starts.truncate(kept);
+    }
+
+    /// Gives back what one very long text took.
+    pub(super) fn shrink(&mut self, limit: usize) {
+        if self.ids.capacity() > limit {
+            *self = Self::default();
+        }
     }
 }
 
@@ -301,10 +352,11 @@ mod tests {
     fn naive(mut ids: Vec<u32>, table: &MergeTable) -> Vec<u32> {
         loop {
             let best = (0..ids.len().saturating_sub(1))
-                .filter_map(|at| table.get(ids[at], ids[at + 1]).map(|(rank, id)| (rank, at, id)))
-                .min();
-            let Some((_, at, id)) = best else { return ids };
-            ids[at] = id;
+                .map(|at| (table.get(ids[at], ids[at + 1]), at))
+                .filter(|&(pair, _)| pair != NO_PAIR)
+                .min_by_key(|&(pair, at)| (rank_of(pair), at));
+            let Some((pair, at)) = best else { return ids };
+            ids[at] = pair as u32;
             ids.remove(at + 1);
         }
     }
@@ -321,22 +373,28 @@ mod tests {
         for left in 0..12 {
             for right in 0..12 {
                 if next(3) > 0 {
-                    entries.push((left, right, next(20), next(40)));
+                    entries.push(Merge { left, right, rank: next(20), merged: next(40) });
                 }
             }
         }
-        let table = MergeTable::new(&entries);
+        let table = MergeTable::new(entries.into_iter());
+        let first = FirstPairs::new(&table, &[0, 1, 2, 3, 4]);
         for n in [1usize, 2, 3, 10, 24, 25, 40, 200] {
             for _ in 0..50 {
                 let ids: Vec<u32> = (0..n).map(|_| next(5)).collect();
                 let mut symbols = Symbols::default();
-                for (at, &id) in ids.iter().enumerate() {
-                    symbols.push(id, at as u32);
+                for by_heap in [false, true] {
+                    symbols.offered = by_heap.then(HashMap::new);
+                    symbols.clear();
+                    for (at, &id) in ids.iter().enumerate() {
+                        let pair = at
+                            .checked_sub(1)
+                            .map_or(NO_PAIR, |b| first.get(ids[b] as usize, id as usize));
+                        symbols.push(id, pair);
+                    }
+                    symbols.merge(&table);
+                    assert_eq!(symbols.ids, naive(ids.clone(), &table), "{ids:?} {by_heap}");
                 }
-                symbols.merge(&table);
-                assert_eq!(symbols.ids, naive(ids.clone(), &table), "{ids:?}");
-                assert_eq!(symbols.ids.len(), symbols.starts.len());
-                assert!(symbols.starts.is_sorted());
             }
         }
     }

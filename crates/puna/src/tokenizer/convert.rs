@@ -324,6 +324,10 @@ pub(super) fn from_tiktoken(
 pub(super) fn meta_chunks(text: &str) -> Vec<&str> {
     const MAX_CHUNK: usize = 400_000;
     const MAX_RUN: usize = 25_000;
+    // As many bytes are at most as many characters.
+    if text.len() <= MAX_RUN {
+        return vec![text];
+    }
     let mut chunks = Vec::new();
     let (mut begin, mut in_chunk, mut in_run, mut was_space) = (0, 0, 0, None);
     for (at, character) in text.char_indices() {

@@ -1,7 +1,8 @@
 //! `LlamaTokenizerFast`: a `tokenizer.json`, or another vocabulary in that form.
 //!
-//! The `tokenizers` crate finds added tokens, normalises, and merges; the template around the ids
-//! and the decoder are this crate's own.
+//! Files of LLaMA's kinds are encoded by [`FastEncoder`]; for the others, and for texts with added
+//! tokens that have flags, the `tokenizers` crate finds added tokens, normalises, and merges. The
+//! template around the ids and the decoder are this crate's own.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -17,6 +18,8 @@ use super::added::{AddedToken, SpecialTokens};
 use super::convert;
 use super::error::TokenizerError;
 use super::fast_decode::{DecoderPlan, FastDecoder};
+use super::fast_encode::FastEncoder;
+use super::pool::ScratchPool;
 use super::slow::named_part;
 use super::splitter::Splitter;
 use super::tokenizer_json::{Parts, Template, TemplatePart};
@@ -82,6 +85,9 @@ pub struct LlamaTokenizerFast {
     pub(super) pipeline: Pipeline,
     /// Takes special tokens in the text for plain text.
     pub(super) literal: Pipeline,
+    /// Does the same without the crate, where the file is of a kind it knows.
+    pub(super) encoder: Option<FastEncoder>,
+    pool: ScratchPool,
     pub(super) decoder: DecoderPlan,
     pub(super) template: Template,
     pub(super) special: SpecialTokens,
@@ -157,12 +163,14 @@ type VocabMap = tokenizers::models::bpe::Vocab;
 
 impl LlamaTokenizerFast {
     pub(super) fn new(mut parts: Parts, file: &str) -> Result<Self, TokenizerError> {
+        let splitter = Arc::new(std::mem::take(&mut parts.splitter));
+        // Built first: the crate's model takes the vocabulary away.
+        let encoder = FastEncoder::new(&parts, &splitter);
         let model = SharedModel(Arc::new(build_model(&mut parts, file)?));
         let mut pipeline = Pipeline::new(model);
         let normalizer = parts.normalizer.take();
         pipeline.with_normalizer(normalizer).map_err(convert_error(file))?;
-        let splitter = SharedSplitter(Arc::new(std::mem::take(&mut parts.splitter)));
-        pipeline.with_pre_tokenizer(Some(splitter));
+        pipeline.with_pre_tokenizer(Some(SharedSplitter(splitter)));
         pipeline
             .add_tokens(parts.added.iter().map(|(_, token)| library_token(token)))
             .map_err(convert_error(file))?;
@@ -181,6 +189,8 @@ impl LlamaTokenizerFast {
         let mut tokenizer = Self {
             pipeline,
             literal,
+            encoder,
+            pool: ScratchPool::default(),
             decoder: parts.decoder.take().unwrap_or(DecoderPlan::Spaced),
             template: std::mem::take(&mut parts.template),
             special: SpecialTokens::default(),
@@ -194,7 +204,7 @@ impl LlamaTokenizerFast {
             clean_up_tokenization_spaces: false,
             chat_template: None,
         };
-        tokenizer.refresh_skipped();
+        tokenizer.refresh_added();
         Ok(tokenizer)
     }
 
@@ -215,14 +225,17 @@ impl LlamaTokenizerFast {
                 self.special.additional.push(token.content.clone());
             }
         }
-        self.refresh_skipped();
+        self.refresh_added();
         Ok(n_added)
     }
 
-    fn refresh_skipped(&mut self) {
+    fn refresh_added(&mut self) {
         let added = self.pipeline.get_added_vocabulary().get_added_tokens_decoder();
         let special = added.iter().filter(|(_, token)| token.special);
         self.skipped = special.map(|(&id, _)| id).collect();
+        if let Some(encoder) = &mut self.encoder {
+            encoder.set_added(self.pipeline.get_added_vocabulary());
+        }
     }
 
     /// Names the special tokens anew; `update_post_processor` makes a new BOS or EOS take effect.
@@ -303,14 +316,30 @@ impl LlamaTokenizerFast {
     }
 
     fn encode_plain(&self, text: &str, split_special: bool) -> Result<Vec<u32>, TokenizerError> {
-        let pipeline = if split_special { &self.literal } else { &self.pipeline };
         let chunks = if self.cuts_like_meta { convert::meta_chunks(text) } else { vec![text] };
-        let mut ids = Vec::new();
+        let mut ids = Vec::with_capacity(text.len() / 3 + 2);
         for chunk in chunks {
-            let encoding = pipeline.encode_fast(chunk, false).map_err(encode_error)?;
-            ids.extend_from_slice(encoding.get_ids());
+            let done = match &self.encoder {
+                Some(encoder) => self
+                    .pool
+                    .with(|scratch| encoder.encode(chunk, split_special, scratch, &mut ids))?,
+                None => false,
+            };
+            if !done {
+                ids.extend(self.encode_by_library(chunk, split_special)?);
+            }
         }
         Ok(ids)
+    }
+
+    pub(super) fn encode_by_library(
+        &self,
+        text: &str,
+        split_special: bool,
+    ) -> Result<Vec<u32>, TokenizerError> {
+        let pipeline = if split_special { &self.literal } else { &self.pipeline };
+        let encoding = pipeline.encode_fast(text, false).map_err(encode_error)?;
+        Ok(encoding.get_ids().to_vec())
     }
 
     /// Whether the text itself begins with BOS, as the output of a chat template does.

@@ -6,6 +6,8 @@
 
 mod added;
 mod bpe;
+mod byte_bpe;
+mod char_bpe;
 mod chat;
 mod chat_python;
 mod chat_source;
@@ -16,10 +18,12 @@ mod convert;
 mod error;
 mod fast;
 mod fast_decode;
+mod fast_encode;
 mod fast_load;
 mod fast_methods;
 mod gguf;
 mod piece_decoder;
+mod pool;
 mod proto;
 mod sentencepiece;
 mod slow;
@@ -28,10 +32,12 @@ mod slow_methods;
 mod splitter;
 mod stream;
 mod tokenizer_json;
+mod words;
 
 use std::path::Path;
 
 pub use added::{AddedToken, SpecialTokens};
+pub use char_bpe::Scratch;
 pub use chat::{ChatError, ChatOptions, ChatTemplate, RenderedChat, llama2_template};
 pub use config::TokenizerConfig;
 pub use convert::Llama3Specials;
@@ -40,7 +46,7 @@ pub use fast::LlamaTokenizerFast;
 pub use gguf::GgufTokenizer;
 pub use piece_decoder::PieceDecoder;
 pub use proto::{ModelProto, Piece, PieceType};
-pub use sentencepiece::{SPACE_MARK, Scratch, SentencePiece};
+pub use sentencepiece::{SPACE_MARK, SentencePiece};
 pub use slow::LlamaTokenizer;
 pub use stream::StreamDecoder;
 

@@ -1,23 +1,24 @@
 //! SentencePiece BPE: text enters, ids of pieces leave, and back.
 //!
-//! The text is normalised (dummy prefix, spaces as U+2581), cut into symbols (characters and
-//! user-defined pieces), and adjacent symbols merge by descending score, leftmost first. What is
-//! not in the vocabulary becomes byte pieces, or the unknown piece. Where no piece holds U+2581
-//! behind another character, no merge crosses a word's start, so words are encoded one by one.
+//! The text is normalised (dummy prefix, spaces), cut into symbols (characters and user-defined
+//! pieces), and adjacent symbols merge by descending score, leftmost first. What is not in the
+//! vocabulary becomes byte pieces, or the unknown piece. [`CharBpe`] does the encoding; here its
+//! merges are made of pieces and scores, O(l²) for a piece of l bytes.
 
 use std::collections::HashMap;
 
-use super::bpe::{MergeTable, NO_SYMBOL, SeededState, Symbols};
+use super::bpe::{Merge, SeededState};
+use super::char_bpe::{CharBpe, CharBpeParts, CharMerge, Scratch, Unknown};
 use super::error::TokenizerError;
 use super::piece_decoder::PieceDecoder;
+use super::pool::ScratchPool;
 use super::proto::{ModelProto, PieceType};
+use super::words::MAX_KEY;
 
 /// How SentencePiece writes a space.
 pub const SPACE_MARK: char = '\u{2581}';
 /// Bytes of all ways to split all pieces; LLaMA's 32,000 need about two million.
 const MAX_SPLIT_BYTES: usize = 1 << 31;
-/// Marks the symbol of a user-defined piece, which never merges.
-const FROZEN: u32 = 1 << 31;
 
 type Index = HashMap<Box<str>, u32, SeededState>;
 
@@ -31,24 +32,9 @@ pub struct SentencePiece {
     pieces: Index,
     /// Control, unknown and byte pieces.
     reserved: Index,
-    byte_ids: Option<Box<[u32; 256]>>,
-    /// Symbol of each character of the basic plane, and of the others.
-    symbols: Vec<u32>,
-    astral: HashMap<char, u32, SeededState>,
-    table: MergeTable,
-    /// Pieces that their own text encodes to.
-    whole_words: Index,
-    /// User-defined pieces by first character, the longest first.
-    user_defined: HashMap<char, Vec<(Box<str>, u32)>>,
+    bpe: CharBpe,
     split_words: bool,
-    has_unused: bool,
-}
-
-/// Buffers that one call of encode reuses over its chunks.
-#[derive(Debug, Default)]
-pub struct Scratch {
-    normalized: String,
-    symbols: Symbols,
+    pool: ScratchPool,
 }
 
 impl SentencePiece {
@@ -84,261 +70,70 @@ impl SentencePiece {
                 return Err(bad("is defined twice"));
             }
         }
-        let byte_ids = byte_ids(&proto, &reserved, file)?;
-        let mut model = Self {
-            original: None,
-            symbols: vec![NO_SYMBOL; 1 << 16],
-            astral: HashMap::default(),
-            table: MergeTable::new(&[]),
-            whole_words: Index::default(),
-            user_defined: user_defined(&proto),
-            split_words: proto.escape_whitespaces && !proto.treat_whitespace_as_suffix,
-            has_unused: proto.pieces.iter().any(|piece| piece.kind == PieceType::Unused),
-            proto,
-            pieces,
-            reserved,
-            byte_ids,
-        };
-        model.split_words &= !model.has_unused && model.marks_only_lead();
-        model.build_table(file)?;
-        model.find_whole_words();
-        Ok(model)
-    }
-
-    fn marks_only_lead(&self) -> bool {
-        self.proto.pieces.iter().filter(|piece| is_text(piece.kind)).all(|piece| {
-            let body = piece.text.trim_start_matches(SPACE_MARK);
-            !body.contains(SPACE_MARK)
-        })
-    }
-
-    fn set_symbol(&mut self, character: char, symbol: u32) {
-        match self.symbols.get_mut(character as usize) {
-            Some(slot) => *slot = symbol,
-            None => {
-                self.astral.insert(character, symbol);
-            }
-        }
-    }
-
-    fn symbol_of(&self, character: char) -> u32 {
-        match self.symbols.get(character as usize) {
-            Some(&symbol) => symbol,
-            None => self.astral.get(&character).copied().unwrap_or(NO_SYMBOL),
-        }
-    }
-
-    /// A symbol is a piece that merges can make, or a character that occurs in one.
-    fn build_table(&mut self, file: &str) -> Result<(), TokenizerError> {
-        let proto = std::mem::take(&mut self.proto);
-        let merged: Vec<usize> = (0..proto.pieces.len())
-            .filter(|&id| matches!(proto.pieces[id].kind, PieceType::Normal | PieceType::Unused))
-            .collect();
-        let mut next_symbol = proto.pieces.len() as u32;
-        let mut split_bytes = 0usize;
-        for &id in &merged {
-            let text = &proto.pieces[id].text;
-            split_bytes = split_bytes.saturating_add(text.len().saturating_mul(text.len()));
-            if let Some(character) = only_char(text) {
-                self.set_symbol(character, id as u32);
-            }
-        }
-        if split_bytes > MAX_SPLIT_BYTES {
-            return Err(TokenizerError::malformed(file, "the pieces are too long to be real"));
-        }
-        for &id in &merged {
-            for character in proto.pieces[id].text.chars() {
-                if self.symbol_of(character) == NO_SYMBOL {
-                    self.set_symbol(character, next_symbol);
-                    next_symbol += 1;
-                }
-            }
-        }
-        let ranks = ranks(&proto, &merged);
-        let mut entries = Vec::with_capacity(2 * merged.len());
-        for &id in &merged {
-            let text = &proto.pieces[id].text;
-            for (at, _) in text.char_indices().skip(1) {
-                let Some(left) = self.symbol_for(&proto, &text[..at]) else { continue };
-                let Some(right) = self.symbol_for(&proto, &text[at..]) else { continue };
-                entries.push((left, right, ranks[id], id as u32));
-            }
-        }
-        self.table = MergeTable::new(&entries);
-        self.proto = proto;
-        Ok(())
-    }
-
-    fn symbol_for(&self, proto: &ModelProto, text: &str) -> Option<u32> {
-        if let Some(character) = only_char(text) {
-            return Some(self.symbol_of(character));
-        }
-        let id = *self.pieces.get(text)?;
-        let kind = proto.pieces[id as usize].kind;
-        (kind != PieceType::UserDefined).then_some(id)
-    }
-
-    fn find_whole_words(&mut self) {
-        if !self.split_words {
-            return;
-        }
-        let mut symbols = Symbols::default();
-        let mut ids = Vec::new();
-        let mut words = Index::default();
-        for (id, piece) in self.proto.pieces.iter().enumerate() {
-            if piece.kind != PieceType::Normal {
-                continue;
-            }
-            ids.clear();
-            self.encode_symbols(&piece.text, &mut symbols, &mut ids);
-            if ids == [id as u32] {
-                words.insert(piece.text.as_str().into(), id as u32);
-            }
-        }
-        self.whole_words = words;
+        let unknown = unknown(&proto, &reserved, file)?;
+        let bpe = char_bpe(&proto, &pieces, unknown, file)?;
+        let split_words = proto.escape_whitespaces
+            && !proto.treat_whitespace_as_suffix
+            && !proto.pieces.iter().any(|piece| piece.kind == PieceType::Unused)
+            && marks_only_lead(&proto);
+        let pool = ScratchPool::default();
+        Ok(Self { original: None, proto, pieces, reserved, bpe, split_words, pool })
     }
 
     /// Encodes `text` with the model's own dummy prefix.
     pub fn encode(&self, text: &str) -> Vec<u32> {
         let mut ids = Vec::new();
-        self.encode_into(text, self.proto.add_dummy_prefix, &mut Scratch::default(), &mut ids);
+        self.pool.with(|scratch| {
+            self.encode_into(text, self.proto.add_dummy_prefix, scratch, &mut ids);
+        });
         ids
     }
 
     /// Appends the ids of `text`; `prefix` says whether a space goes before it.
     pub fn encode_into(&self, text: &str, prefix: bool, scratch: &mut Scratch, ids: &mut Vec<u32>) {
-        self.normalize(text, prefix, &mut scratch.normalized);
-        let normalized = scratch.normalized.as_str();
-        if !self.split_words {
-            self.encode_symbols(normalized, &mut scratch.symbols, ids);
-            return;
-        }
-        let mut rest = normalized;
-        while !rest.is_empty() {
-            let body = rest.len() - rest.trim_start_matches(SPACE_MARK).len();
-            let end = rest[body..].find(SPACE_MARK).map_or(rest.len(), |at| body + at);
-            let (word, tail) = rest.split_at(end);
-            match self.whole_words.get(word) {
-                Some(&id) => ids.push(id),
-                None => self.encode_symbols(word, &mut scratch.symbols, ids),
-            }
-            rest = tail;
-        }
+        self.normalize(text, prefix, &mut scratch.text);
+        self.bpe.encode(scratch, ids);
     }
 
+    /// Buffers for `encode_into`, which keep what was learnt from earlier texts.
+    pub(super) fn pool(&self) -> &ScratchPool {
+        &self.pool
+    }
+
+    /// Spaces stay spaces: where the model writes them as U+2581, so do its pieces in `bpe`, and
+    /// a U+2581 of the text becomes a space, which it cannot be told from.
     fn normalize(&self, text: &str, prefix: bool, out: &mut String) {
         out.clear();
-        let space = if self.proto.escape_whitespaces { SPACE_MARK } else { ' ' };
         let folded = self.proto.remove_extra_whitespaces;
         let text = if folded { text.trim_start_matches(' ') } else { text };
         if text.is_empty() {
             return;
         }
-        out.reserve(text.len() + text.len() / 4 + 3);
+        // One for a space on either side, the rest for the window behind the end.
+        out.reserve(text.len() + 2 + MAX_KEY);
         if prefix && !self.proto.treat_whitespace_as_suffix {
-            out.push(space);
+            out.push(' ');
         }
-        for (index, part) in text.split(' ').enumerate() {
-            if index > 0 && !(folded && part.is_empty()) {
-                out.push(space);
+        let begin = out.len();
+        if folded {
+            for (index, part) in text.split(' ').filter(|part| !part.is_empty()).enumerate() {
+                if index > 0 {
+                    out.push(' ');
+                }
+                out.push_str(part);
             }
-            out.push_str(part);
+        } else {
+            out.push_str(text);
+        }
+        if self.proto.escape_whitespaces && out[begin..].contains(SPACE_MARK) {
+            *out = out.replace(SPACE_MARK, " ");
         }
         if folded {
-            out.truncate(out.trim_end_matches(space).len());
+            out.truncate(out.trim_end_matches(' ').len());
         }
         if prefix && self.proto.treat_whitespace_as_suffix {
-            out.push(space);
+            out.push(' ');
         }
-    }
-
-    fn fill_symbols(&self, text: &str, symbols: &mut Symbols) {
-        symbols.clear();
-        let mut at = 0;
-        while let Some(character) = text[at..].chars().next() {
-            match self.user_defined_at(&text[at..], character) {
-                Some((length, id)) => {
-                    symbols.push(id | FROZEN, at as u32);
-                    at += length;
-                }
-                None => {
-                    symbols.push(self.symbol_of(character), at as u32);
-                    at += character.len_utf8();
-                }
-            }
-        }
-    }
-
-    fn user_defined_at(&self, text: &str, first: char) -> Option<(usize, u32)> {
-        if self.user_defined.is_empty() {
-            return None;
-        }
-        let candidates = self.user_defined.get(&first)?;
-        let (piece, id) = candidates.iter().find(|(piece, _)| text.starts_with(&**piece))?;
-        Some((piece.len(), *id))
-    }
-
-    /// Encodes normalised text without looking for words.
-    fn encode_symbols(&self, text: &str, symbols: &mut Symbols, ids: &mut Vec<u32>) {
-        symbols.offered = self.has_unused.then(HashMap::new);
-        // Offsets are 32-bit; four gigabytes without a word's end are cut between characters.
-        if text.len() > u32::MAX as usize {
-            let middle = text.floor_char_boundary(u32::MAX as usize);
-            self.encode_symbols(&text[..middle], symbols, ids);
-            self.encode_symbols(&text[middle..], symbols, ids);
-            return;
-        }
-        self.fill_symbols(text, symbols);
-        symbols.merge(&self.table);
-        let mut last_unknown = false;
-        for index in 0..symbols.ids.len() {
-            let start = symbols.starts[index] as usize;
-            let end = symbols.starts.get(index + 1).map_or(text.len(), |&next| next as usize);
-            let symbol = symbols.ids[index];
-            if (symbol as usize) < self.proto.pieces.len() {
-                last_unknown = false;
-                self.emit(symbol, symbols.offered.as_ref(), ids);
-                continue;
-            }
-            if symbol != NO_SYMBOL && symbol & FROZEN != 0 {
-                last_unknown = false;
-                ids.push(symbol & !FROZEN);
-                continue;
-            }
-            last_unknown = self.emit_unknown(&text[start..end], last_unknown, ids);
-        }
-    }
-
-    /// An unused piece gives way to the two symbols that made it.
-    fn emit(&self, symbol: u32, offered: Option<&HashMap<u32, (u32, u32)>>, ids: &mut Vec<u32>) {
-        let mut stack = vec![symbol];
-        while let Some(symbol) = stack.pop() {
-            let is_unused = self
-                .proto
-                .pieces
-                .get(symbol as usize)
-                .is_some_and(|piece| piece.kind == PieceType::Unused);
-            match offered.and_then(|offered| offered.get(&symbol)).filter(|_| is_unused) {
-                Some(&(left, right)) => stack.extend([right, left]),
-                None => ids.push(symbol),
-            }
-        }
-    }
-
-    /// Returns whether the text ended as the unknown piece.
-    fn emit_unknown(&self, text: &str, after_unknown: bool, ids: &mut Vec<u32>) -> bool {
-        if let Some(&id) = self.reserved.get(text) {
-            ids.push(id);
-            return false;
-        }
-        if let Some(byte_ids) = &self.byte_ids {
-            ids.extend(text.bytes().map(|byte| byte_ids[usize::from(byte)]));
-            return false;
-        }
-        if !after_unknown {
-            ids.push(self.unk_id());
-        }
-        true
     }
 
     /// Text of `ids`; ids out of range are an error.
@@ -443,6 +238,100 @@ fn byte_ids(
     Ok(Some(ids))
 }
 
+fn unknown(proto: &ModelProto, reserved: &Index, file: &str) -> Result<Unknown, TokenizerError> {
+    let characters = reserved.iter().filter_map(|(text, &id)| Some((only_char(text)?, id)));
+    Ok(Unknown {
+        reserved: characters.collect(),
+        byte_ids: byte_ids(proto, reserved, file)?,
+        unk: proto.unk_id as u32,
+        space_is_mark: proto.escape_whitespaces,
+    })
+}
+
+fn marks_only_lead(proto: &ModelProto) -> bool {
+    proto.pieces.iter().filter(|piece| is_text(piece.kind)).all(|piece| {
+        let body = piece.text.trim_start_matches(SPACE_MARK);
+        !body.contains(SPACE_MARK)
+    })
+}
+
+/// The merges of a model: every way to cut a piece into two pieces or characters. Texts in them are
+/// as `normalize` leaves them.
+fn char_bpe(
+    proto: &ModelProto,
+    pieces: &Index,
+    unknown: Unknown,
+    file: &str,
+) -> Result<CharBpe, TokenizerError> {
+    let escaped = proto.escape_whitespaces;
+    let inner = |c: char| if escaped && c == SPACE_MARK { ' ' } else { c };
+    // Escaped text holds no space, so a piece with one never occurs.
+    let occurs = |id: &usize| !(escaped && proto.pieces[*id].text.contains(' '));
+    let of_kind = |kinds: &'static [PieceType]| {
+        let ids = 0..proto.pieces.len();
+        ids.filter(|&id| kinds.contains(&proto.pieces[id].kind)).filter(occurs)
+    };
+    let merged: Vec<usize> = of_kind(&[PieceType::Normal, PieceType::Unused]).collect();
+    let squares = merged.iter().map(|&id| proto.pieces[id].text.len().saturating_pow(2));
+    if squares.fold(0usize, usize::saturating_add) > MAX_SPLIT_BYTES {
+        return Err(TokenizerError::malformed(file, "the pieces are too long to be real"));
+    }
+    let letters = letters(proto, &merged);
+    let symbol_of = |text: &str| match only_char(text) {
+        Some(character) => letters.get(&character).copied(),
+        None => pieces
+            .get(text)
+            .copied()
+            .filter(|&id| proto.pieces[id as usize].kind != PieceType::UserDefined),
+    };
+    let ranks = ranks(proto, &merged);
+    let mut merges = Vec::with_capacity(2 * merged.len());
+    for &id in &merged {
+        let text = &proto.pieces[id].text;
+        let ends = text.chars().map(inner).zip(text.chars().skip(1).map(inner));
+        for ((at, _), seam) in text.char_indices().skip(1).zip(ends) {
+            let (left, right) = text.split_at(at);
+            if let (Some(left), Some(right)) = (symbol_of(left), symbol_of(right)) {
+                let merge = Merge { left, right, rank: ranks[id], merged: id as u32 };
+                merges.push(CharMerge { merge, seam });
+            }
+        }
+    }
+    let text_of = |id: usize| proto.pieces[id].text.chars().map(inner).collect::<String>();
+    let words: Vec<(String, u32)> =
+        of_kind(&[PieceType::Normal]).map(|id| (text_of(id), id as u32)).collect();
+    let parts = CharBpeParts {
+        n_tokens: proto.pieces.len() as u32,
+        letters: letters.iter().map(|(&c, &symbol)| (inner(c), symbol)).collect(),
+        merges,
+        user_defined: of_kind(&[PieceType::UserDefined])
+            .map(|id| (text_of(id).into(), id as u32))
+            .collect(),
+        unused: of_kind(&[PieceType::Unused]).map(|id| id as u32).collect(),
+        unknown,
+    };
+    Ok(CharBpe::new(parts, words.iter().map(|(text, id)| (text.as_str(), *id))))
+}
+
+/// The symbol of each character: a piece, or, where none is the character alone, a number from
+/// the pieces' count on.
+fn letters(proto: &ModelProto, merged: &[usize]) -> HashMap<char, u32> {
+    let mut letters = HashMap::new();
+    for &id in merged {
+        if let Some(character) = only_char(&proto.pieces[id].text) {
+            letters.insert(character, id as u32);
+        }
+    }
+    let mut next = proto.pieces.len() as u32;
+    for character in merged.iter().flat_map(|&id| proto.pieces[id].text.chars()) {
+        letters.entry(character).or_insert_with(|| {
+            next += 1;
+            next - 1
+        });
+    }
+    letters
+}
+
 /// Rank of each piece by descending score; equal scores share a rank.
 fn ranks(proto: &ModelProto, merged: &[usize]) -> Vec<u32> {
     let score = |id: usize| proto.pieces[id].score + 0.0;
@@ -459,15 +348,88 @@ fn ranks(proto: &ModelProto, merged: &[usize]) -> Vec<u32> {
     ranks
 }
 
-fn user_defined(proto: &ModelProto) -> HashMap<char, Vec<(Box<str>, u32)>> {
-    let mut by_first: HashMap<char, Vec<(Box<str>, u32)>> = HashMap::new();
-    for (id, piece) in proto.pieces.iter().enumerate() {
-        if let (PieceType::UserDefined, Some(first)) = (piece.kind, piece.text.chars().next()) {
-            by_first.entry(first).or_default().push((piece.text.as_str().into(), id as u32));
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::super::bpe::Symbols;
+    use super::*;
+
+    /// The small model as it is, and changed: tokens that are user-defined, that are unused, that
+    /// tie, and no byte pieces.
+    fn models() -> Vec<SentencePiece> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tokenizer");
+        let bytes = std::fs::read(path.join("llama_like.model")).unwrap();
+        let proto = ModelProto::parse(&bytes, "m").unwrap();
+        let change = |every: usize, edit: &dyn Fn(&mut super::super::Piece)| {
+            let mut proto = proto.clone();
+            let normal = proto.pieces.iter_mut().filter(|piece| piece.kind == PieceType::Normal);
+            normal.filter(|piece| piece.text.len() > 1).step_by(every).for_each(edit);
+            proto
+        };
+        let mut no_bytes = change(3, &|piece| piece.score = piece.score.rem_euclid(20.0));
+        no_bytes.byte_fallback = false;
+        let protos = [
+            proto.clone(),
+            change(9, &|piece| piece.kind = PieceType::UserDefined),
+            change(5, &|piece| piece.kind = PieceType::Unused),
+            change(2, &|piece| piece.score = piece.score.rem_euclid(20.0)),
+            no_bytes,
+        ];
+        protos.into_iter().map(|proto| SentencePiece::new(proto, "m").unwrap()).collect()
+    }
+
+    fn without_cuts(model: &SentencePiece, text: &str) -> Vec<u32> {
+        let (mut normal, mut ids) = (String::new(), Vec::new());
+        model.normalize(text, model.proto.add_dummy_prefix, &mut normal);
+        model.bpe.encode_part(&normal, &mut Symbols::default(), &mut false, &mut ids);
+        ids
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Cuts, the table of words and the cache against merging the whole text at once. The
+        /// buffers go from model to model, and remember nothing of the one before.
+        #[test]
+        fn cuts_change_nothing(
+            parts in prop::collection::vec("[ -~]{1,3}|[a-e]{1,8}|[ \u{2581}]{1,4}|\\PC|(the|ing|er|to){1,3}", 0..30)
+        ) {
+            thread_local! {
+                static MODELS: (Vec<SentencePiece>, std::cell::RefCell<Scratch>) =
+                    (models(), Scratch::default().into());
+            }
+            let text = parts.concat();
+            MODELS.with(|(models, scratch)| {
+                for (index, model) in models.iter().enumerate() {
+                    let expected = without_cuts(model, &text);
+                    for round in 0..2 {
+                        let mut ids = Vec::new();
+                        model.encode_into(&text, true, &mut scratch.borrow_mut(), &mut ids);
+                        assert_eq!(ids, expected, "model {index}, round {round}: {text:?}");
+                        assert_eq!(model.encode(&text), expected);
+                    }
+                }
+            });
         }
     }
-    for pieces in by_first.values_mut() {
-        pieces.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
+
+    #[test]
+    fn threads_share_a_model() {
+        let model = &models()[0];
+        let texts: Vec<String> =
+            (0..200).map(|n| format!("Text number {n} for the puna.")).collect();
+        let expected: Vec<Vec<u32>> = texts.iter().map(|text| model.encode(text)).collect();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let actual: Vec<Vec<u32>> =
+                        texts.iter().map(|text| model.encode(text)).collect();
+                    assert_eq!(actual, expected);
+                });
+            }
+        });
     }
-    by_first
 }

@@ -8,10 +8,11 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::added::{AddedToken, AddedVocabulary, SpecialTokens};
+use super::char_bpe::Scratch;
 use super::config::{TokenizerConfig, read_file};
 use super::error::TokenizerError;
 use super::proto::{ModelProto, Piece, PieceType};
-use super::sentencepiece::{SPACE_MARK, Scratch, SentencePiece};
+use super::sentencepiece::{SPACE_MARK, SentencePiece};
 use super::slow_decode::SlowDecoder;
 use super::{DecodeOptions, EncodeOptions, GgufTokenizer, Specials};
 
@@ -238,18 +239,36 @@ impl LlamaTokenizer {
         if text.is_empty() {
             return;
         }
-        let mut scratch = Scratch::default();
-        if self.legacy {
-            self.encode_chunks(text, split_special, &mut scratch, ids);
-            return;
-        }
+        self.model.pool().with(|scratch| {
+            if self.legacy {
+                self.encode_chunks(text, split_special, scratch, ids);
+            } else {
+                self.encode_whole(text, split_special, scratch, ids);
+            }
+        });
+    }
+
+    /// One prefix for the whole text, whose marks count as spaces.
+    fn encode_whole(
+        &self,
+        text: &str,
+        split_special: bool,
+        scratch: &mut Scratch,
+        ids: &mut Vec<u32>,
+    ) {
         let mut plain = String::with_capacity(text.len() + 3);
         if self.add_prefix_space {
             plain.push(SPACE_MARK);
         }
-        plain.extend(text.chars().map(|c| if c == SPACE_MARK { ' ' } else { c }));
+        let marks = text.split(SPACE_MARK);
+        for (index, part) in marks.enumerate() {
+            if index > 0 {
+                plain.push(' ');
+            }
+            plain.push_str(part);
+        }
         let begin = ids.len();
-        self.encode_chunks(&plain, split_special, &mut scratch, ids);
+        self.encode_chunks(&plain, split_special, scratch, ids);
         let mark = self.model.piece_to_id("\u{2581}");
         let is_lone_mark = ids.get(begin).copied() == mark && mark.is_some();
         if is_lone_mark && ids.get(begin + 1).is_some_and(|id| self.special_ids.contains(id)) {
@@ -264,7 +283,7 @@ impl LlamaTokenizer {
         scratch: &mut Scratch,
         ids: &mut Vec<u32>,
     ) {
-        if split_special {
+        if split_special || !self.added.occurs_in(text) {
             self.encode_chunk(text, scratch, ids);
             return;
         }

@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 
 use fancy_regex::{Regex, RegexBuilder};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::tokenizer::pattern::{Invert, Pattern};
 use tokenizers::{Offsets, PreTokenizedString, PreTokenizer, SplitDelimiterBehavior};
 
@@ -24,7 +25,9 @@ pub(super) const GPT2_PATTERN: &str =
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 /// Llama 3's pattern.
 pub(super) const LLAMA3_PATTERN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// The same with single digits.
+/// The pattern of one numeral.
+const NUMERAL_PATTERN: &str = r"\p{N}";
+/// The same as Llama 3's with single digits.
 pub(super) const QWEN2_PATTERN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// One step of a [`Splitter`].
@@ -39,6 +42,8 @@ pub(super) enum Step {
         /// Longest run of digits.
         digits: usize,
     },
+    /// `\p{N}`: each numeral is a word.
+    Numerals,
     /// An expression from a file.
     Pattern(Box<Expression>),
     /// A step of the `tokenizers` crate that takes no expression.
@@ -78,6 +83,9 @@ pub(super) fn step(
         GPT2_PATTERN if covers => return Ok(Step::Gpt2),
         LLAMA3_PATTERN if covers => return Ok(Step::Llama3 { digits: 3 }),
         QWEN2_PATTERN if covers => return Ok(Step::Llama3 { digits: 1 }),
+        NUMERAL_PATTERN if behavior == SplitDelimiterBehavior::Isolated && !invert => {
+            return Ok(Step::Numerals);
+        }
         _ => {}
     }
     if pattern.len() > MAX_PATTERN_BYTES {
@@ -95,8 +103,9 @@ pub(super) fn step(
     Ok(Step::Pattern(Box::new(Expression { regex, behavior, invert })))
 }
 
-impl Pattern for &Expression {
-    fn find_matches(&self, inside: &str) -> tokenizers::Result<Vec<(Offsets, bool)>> {
+impl Expression {
+    /// Matches and what lies between them, in order; the flag tells them apart.
+    fn matches(&self, inside: &str) -> Result<Vec<(Offsets, bool)>, TokenizerError> {
         let (mut parts, mut end) = (Vec::new(), 0);
         for found in self.regex.find_iter(inside) {
             let found = found.map_err(|error| TokenizerError::Pattern {
@@ -113,6 +122,80 @@ impl Pattern for &Expression {
             parts.push(((end, inside.len()), false));
         }
         Ok(parts)
+    }
+}
+
+impl Pattern for &Expression {
+    fn find_matches(&self, inside: &str) -> tokenizers::Result<Vec<(Offsets, bool)>> {
+        Ok(self.matches(inside)?)
+    }
+}
+
+impl Splitter {
+    /// The steps before a last step that turns bytes into characters, where [`cut`] can follow them.
+    pub(super) fn plain_steps(&self) -> Option<&[Step]> {
+        let (last, steps) = self.steps.split_last()?;
+        let is_plain = |(index, step): (usize, &Step)| match step {
+            Step::PrefixSpace => index == 0,
+            Step::Gpt2 | Step::Llama3 { .. } | Step::Numerals => true,
+            Step::Pattern(expression) => {
+                expression.behavior == SplitDelimiterBehavior::Isolated && !expression.invert
+            }
+            Step::Library(library) => {
+                matches!(&**library, PreTokenizerWrapper::Digits(digits) if digits.individual_digits)
+            }
+        };
+        let to_characters = matches!(last, Step::Library(library) if is_byte_level(library));
+        (to_characters && steps.iter().enumerate().all(is_plain)).then_some(steps)
+    }
+}
+
+fn is_byte_level(library: &PreTokenizerWrapper) -> bool {
+    let PreTokenizerWrapper::ByteLevel(ByteLevel { add_prefix_space, use_regex, .. }) = library
+    else {
+        return false;
+    };
+    !add_prefix_space && !use_regex
+}
+
+/// Hands the words of `text[begin..end]` to `word`, in order, by their begin and end. The steps are
+/// those of [`Splitter::plain_steps`]; a prefix space must be in the text already.
+///
+/// # Errors
+/// Where an expression needs too many steps for this text.
+pub(super) fn cut(
+    steps: &[Step],
+    text: &str,
+    (begin, end): (usize, usize),
+    word: &mut dyn FnMut(usize, usize),
+) -> Result<(), TokenizerError> {
+    let Some((step, rest)) = steps.split_first() else {
+        if begin < end {
+            word(begin, end);
+        }
+        return Ok(());
+    };
+    let mut by_length = |length: &dyn Fn(&str) -> usize| {
+        let mut at = begin;
+        while at < end {
+            let stop = at + length(&text[at..end]);
+            cut(rest, text, (at, stop), word)?;
+            at = stop;
+        }
+        Ok(())
+    };
+    match step {
+        Step::PrefixSpace => cut(rest, text, (begin, end), word),
+        Step::Gpt2 => by_length(&gpt2_word),
+        Step::Llama3 { digits } => by_length(&|text| llama3_word(text, *digits)),
+        Step::Numerals => by_length(&numeral_or_other),
+        Step::Library(_) => by_length(&|text| alone_or_run(text, char::is_numeric)),
+        Step::Pattern(expression) => {
+            for ((from, to), _) in expression.matches(&text[begin..end])? {
+                cut(rest, text, (begin + from, begin + to), word)?;
+            }
+            Ok(())
+        }
     }
 }
 
@@ -150,6 +233,9 @@ impl PreTokenizer for Splitter {
                     let word = |text: &str| llama3_word(text, *digits);
                     text.split(|_, part| part.split(Scan(word), Isolated))?;
                 }
+                Step::Numerals => {
+                    text.split(|_, part| part.split(Scan(numeral_or_other), Isolated))?;
+                }
                 Step::Pattern(expression) => {
                     let Expression { behavior, invert, .. } = **expression;
                     text.split(|_, part| match invert {
@@ -167,10 +253,10 @@ impl PreTokenizer for Splitter {
 /// What the patterns distinguish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
+    Other,
     Letter,
     Number,
     Space,
-    Other,
 }
 
 /// Two bits for each code point, from the same tables as the expression engine's.
@@ -193,6 +279,9 @@ static CLASSES: LazyLock<Vec<u8>> = LazyLock::new(|| {
 });
 
 fn class_of(character: char) -> Class {
+    if let Some(&class) = ASCII.get(character as usize) {
+        return class;
+    }
     let point = character as usize;
     match CLASSES[point / 4] >> (point % 4 * 2) & 3 {
         1 => Class::Letter,
@@ -202,16 +291,54 @@ fn class_of(character: char) -> Class {
     }
 }
 
+/// The classes of ASCII.
+const ASCII: [Class; 128] = {
+    let mut table = [Class::Other; 128];
+    let mut byte = 0;
+    while byte < 128 {
+        table[byte] = match byte as u8 {
+            b'a'..=b'z' | b'A'..=b'Z' => Class::Letter,
+            b'0'..=b'9' => Class::Number,
+            b'\t'..=b'\r' | b' ' => Class::Space,
+            _ => Class::Other,
+        };
+        byte += 1;
+    }
+    table
+};
+
 /// Length of the run of `class` at the start of `text`, of at most `limit` characters.
 fn run(text: &str, class: Class, limit: usize) -> usize {
+    let bytes = text.as_bytes();
     let mut length = 0;
-    for character in text.chars().take(limit) {
-        if class_of(character) != class {
-            break;
+    for _ in 0..limit {
+        let Some(&byte) = bytes.get(length) else { break };
+        if byte < 128 {
+            if ASCII[usize::from(byte)] != class {
+                break;
+            }
+            length += 1;
+            continue;
         }
-        length += character.len_utf8();
+        match text[length..].chars().next() {
+            Some(character) if class_of(character) == class => length += character.len_utf8(),
+            _ => break,
+        }
     }
     length
+}
+
+/// One character that `is_alone`, or the run of those that are not.
+fn alone_or_run(text: &str, is_alone: impl Fn(char) -> bool) -> usize {
+    match text.char_indices().find(|&(_, character)| is_alone(character)) {
+        Some((0, character)) => character.len_utf8(),
+        Some((at, _)) => at,
+        None => text.len(),
+    }
+}
+
+fn numeral_or_other(text: &str) -> usize {
+    alone_or_run(text, |character| class_of(character) == Class::Number)
 }
 
 /// `'s 't 're 've 'm 'll 'd` at the start of `text`.
@@ -296,9 +423,15 @@ mod tests {
 
     use super::*;
 
-    fn by_expression(pattern: &str, text: &str) -> Vec<String> {
-        let regex = Regex::new(pattern).unwrap();
-        regex.find_iter(text).map(|found| found.unwrap().as_str().to_owned()).collect()
+    /// The four patterns, and numerals with what lies between them.
+    static EXPRESSIONS: LazyLock<[Regex; 4]> = LazyLock::new(|| {
+        [GPT2_PATTERN, LLAMA3_PATTERN, QWEN2_PATTERN, r"\p{N}|\P{N}+"]
+            .map(|pattern| Regex::new(pattern).unwrap())
+    });
+
+    fn by_expression(index: usize, text: &str) -> Vec<String> {
+        let found = EXPRESSIONS[index].find_iter(text);
+        found.map(|found| found.unwrap().as_str().to_owned()).collect()
     }
 
     fn by_scan(text: &str, word: impl Fn(&str) -> usize) -> Vec<String> {
@@ -313,11 +446,13 @@ mod tests {
         fn scanning_equals_the_expression(
             text in "([a-cA-Ztsrvemldſ'’éß你\u{301}ⅷ½٣0-9 \t\r\n\u{a0}\u{3000}.,!\u{1f600}]|'[a-zA-Z]|[ \n]{2}|\\PC){0,24}"
         ) {
-            prop_assert_eq!(by_scan(&text, gpt2_word), by_expression(GPT2_PATTERN, &text));
             let llama3 = |text: &str| llama3_word(text, 3);
-            prop_assert_eq!(by_scan(&text, llama3), by_expression(LLAMA3_PATTERN, &text));
             let qwen2 = |text: &str| llama3_word(text, 1);
-            prop_assert_eq!(by_scan(&text, qwen2), by_expression(QWEN2_PATTERN, &text));
+            let scans: [&dyn Fn(&str) -> usize; 4] =
+                [&gpt2_word, &llama3, &qwen2, &numeral_or_other];
+            for (index, scan) in scans.into_iter().enumerate() {
+                prop_assert_eq!(by_scan(&text, scan), by_expression(index, &text));
+            }
         }
     }
 
@@ -329,6 +464,14 @@ mod tests {
         };
         let error = (&*expression).find_matches(&"a".repeat(60)).unwrap_err();
         assert!(error.to_string().contains("gave up"), "{error}");
+    }
+
+    #[test]
+    fn the_classes_of_ascii_are_those_of_the_table() {
+        for byte in 0..128u8 {
+            let of_table = CLASSES[usize::from(byte) / 4] >> (byte % 4 * 2) & 3;
+            assert_eq!(ASCII[usize::from(byte)] as u8, of_table, "{byte}");
+        }
     }
 
     #[test]

@@ -27,7 +27,7 @@ impl Isa for Scalar {
     type Ints = [u32; LANES];
     const LANES: usize = LANES;
     const FOUR_ROWS: bool = false;
-    const WIDE_TILES: bool = false;
+    const MANY_REGISTERS: bool = false;
     const BYTE_ZERO: i32 = 0;
 
     #[inline(never)]

@@ -113,7 +113,13 @@ fn poisoned(len: usize) -> CpuBuf {
 }
 
 fn cpu(isa: &str, threads: usize, exact: bool) -> Cpu {
-    Cpu::new(&CpuOptions { threads, isa: Some(isa.to_owned()), exact }).unwrap()
+    let isa = Some(isa.to_owned());
+    Cpu::new(&CpuOptions { threads, isa, exact, ..CpuOptions::default() }).unwrap()
+}
+
+fn deterministic(isa: &str) -> Cpu {
+    let isa = Some(isa.to_owned());
+    Cpu::new(&CpuOptions { threads: 2, isa, deterministic: true, ..CpuOptions::default() }).unwrap()
 }
 
 /// `Σ a b` and `Σ |a b|` over `len` products.
@@ -323,18 +329,18 @@ fn rows_of_a_batch_are_the_bits_of_a_row_alone() {
             let alone = |cpu: &Cpu| -> Vec<u32> {
                 (0..FEW_INTEGER).flat_map(|row| run(cpu, row..row + 1)).collect()
             };
-            let exact = cpu(isa, 2, true);
-            let all = run(&exact, 0..rows);
-            assert!(alone(&exact) == all[..FEW_INTEGER * out], "{isa} {format} exact");
-            for few in [2, 3, 5, 6, 7, 64] {
-                assert!(run(&exact, 0..few) == all[..few * out], "{isa} {format} exact {few}");
+            for (name, cpu) in [("exact", cpu(isa, 2, true)), ("pinned", deterministic(isa))] {
+                let all = run(&cpu, 0..rows);
+                assert!(alone(&cpu) == all[..FEW_INTEGER * out], "{isa} {format} {name}");
+                for few in [2, 3, 5, 6, 7, 64] {
+                    assert!(run(&cpu, 0..few) == all[..few * out], "{isa} {format} {name} {few}");
+                }
+                assert_eq!(cpu.rows_like_one(&weight), 64, "{isa} {format} {name}");
             }
             let fast = cpu(isa, 2, false);
             let alone = alone(&fast);
-            for few in 2..=FEW_INTEGER {
-                if Path::of(&fast, &weight, few) == Path::of(&fast, &weight, 1) {
-                    assert!(run(&fast, 0..few) == alone[..few * out], "{isa} {format} {few}");
-                }
+            for few in 2..=fast.rows_like_one(&weight).min(FEW_INTEGER) {
+                assert!(run(&fast, 0..few) == alone[..few * out], "{isa} {format} {few}");
             }
         }
     }

@@ -103,50 +103,72 @@ fn rows_of<I: Isa, B: FloatBlock, const M: usize>(
     for m in 1..M {
         rows[m] = &x[m * cols..][..cols];
     }
-    for n in 0..y[0].len() {
-        let sums = dot::<I, B, M>(isa, weights.row(n), rows);
+    // Sums of two rows of weights for many rows do not fit into few registers.
+    let two = I::MANY_REGISTERS || M <= 2;
+    let half = if two { y[0].len() / 2 } else { 0 };
+    for n in 0..half {
+        let both = [weights.row(n), weights.row(half + n)];
+        let [first, second] = dot::<I, B, M, 2>(isa, both, rows);
+        for m in 0..M {
+            (y[m][n], y[m][half + n]) = (first[m], second[m]);
+        }
+    }
+    for n in 2 * half..y[0].len() {
+        let [sums] = dot::<I, B, M, 1>(isa, [weights.row(n)], rows);
         for m in 0..M {
             y[m][n] = sums[m];
         }
     }
 }
 
-/// `M` rows of activations times one row of weights.
+/// `M` rows of activations times `N` rows of weights, which share each vector of activations.
 #[inline(always)]
-fn dot<I: Isa, B: FloatBlock, const M: usize>(isa: I, w: &[u8], x: [&[f32]; M]) -> [f32; M] {
+fn dot<I: Isa, B: FloatBlock, const M: usize, const N: usize>(
+    isa: I,
+    w: [&[u8]; N],
+    x: [&[f32]; M],
+) -> [[f32; M]; N] {
     let cols = x[0].len();
-    let mut sums = [[isa.splat(0.0); CHAINS]; M];
+    let mut sums = [[[isa.splat(0.0); CHAINS]; M]; N];
     let mut k = 0;
     while k + CHAINS * I::LANES <= cols {
         for chain in 0..CHAINS {
-            step::<I, B, M>(isa, (w, &x), k + chain * I::LANES, chain, &mut sums);
+            step::<I, B, M, N>(isa, (&w, &x), k + chain * I::LANES, chain, &mut sums);
         }
         k += CHAINS * I::LANES;
     }
     if k + I::LANES <= cols {
-        step::<I, B, M>(isa, (w, &x), k, 0, &mut sums);
+        step::<I, B, M, N>(isa, (&w, &x), k, 0, &mut sums);
         k += I::LANES;
     }
-    let mut out = [0.0; M];
-    for m in 0..M {
-        let lanes = isa.reduce_sum(isa.add(sums[m][0], sums[m][1]));
-        let rest = B::row(&w[k * size_of::<B>()..]).iter().zip(&x[m][k..]);
-        out[m] = rest.fold(lanes, |sum, (w, x)| sum + w.value() * x);
+    let mut out = [[0.0; M]; N];
+    for n in 0..N {
+        for m in 0..M {
+            let lanes = isa.reduce_sum(isa.add(sums[n][m][0], sums[n][m][1]));
+            let rest = B::row(&w[n][k * size_of::<B>()..]).iter().zip(&x[m][k..]);
+            out[n][m] = rest.fold(lanes, |sum, (w, x)| sum + w.value() * x);
+        }
     }
     out
 }
 
 /// `LANES` products of each sum, from `k` on.
 #[inline(always)]
-fn step<I: Isa, B: FloatBlock, const M: usize>(
+fn step<I: Isa, B: FloatBlock, const M: usize, const N: usize>(
     isa: I,
-    (w, x): (&[u8], &[&[f32]; M]),
+    (w, x): (&[&[u8]; N], &[&[f32]; M]),
     k: usize,
     chain: usize,
-    sums: &mut [[I::F32; CHAINS]; M],
+    sums: &mut [[[I::F32; CHAINS]; M]; N],
 ) {
-    let w = B::load(isa, &w[k * size_of::<B>()..]);
+    let mut weights = [isa.splat(0.0); N];
+    for n in 0..N {
+        weights[n] = B::load(isa, &w[n][k * size_of::<B>()..]);
+    }
     for m in 0..M {
-        sums[m][chain] = isa.fma(w, isa.load(&x[m][k..]), sums[m][chain]);
+        let x = isa.load(&x[m][k..]);
+        for n in 0..N {
+            sums[n][m][chain] = isa.fma(weights[n], x, sums[n][m][chain]);
+        }
     }
 }

@@ -161,7 +161,7 @@ fn strip<W: Words, const R: usize>(
     while from < cols {
         let panels = &panels[from * a.len()..];
         let to = from + MOST_PANELS * PANEL;
-        if W::Isa::WIDE_TILES && to <= cols {
+        if W::Isa::MANY_REGISTERS && to <= cols {
             let mut tile: [&mut [f32]; R] = each_row(c, from, to);
             let panels =
                 std::array::from_fn(|p| panels[p * panel_len..][..panel_len].as_chunks().0);

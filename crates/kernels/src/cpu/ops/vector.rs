@@ -1,6 +1,8 @@
 //! Reductions and loads over plain vectors, which the other operations are made of. Slices need
 //! not be whole vectors: a short tail is padded, and treated exactly as the rest.
 
+use bytemuck::Pod;
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::cpu::isa::Isa;
@@ -9,11 +11,13 @@ use crate::cpu::isa::Isa;
 pub(crate) const MAX_LANES: usize = 16;
 
 /// A number as buffers and caches store it.
-pub(crate) trait Element: Copy + Send + Sync + std::fmt::Debug {
+pub(crate) trait Element: Pod + Send + Sync + std::fmt::Debug {
     /// The first `LANES` values of `src`; panics where it is shorter.
     fn load<I: Isa>(isa: I, src: &[Self]) -> I::F32;
     /// Exact.
     fn widen(self) -> f32;
+    /// `src` rounded to the nearest, ties to even; `dst` is as long.
+    fn narrow(src: &[f32], dst: &mut [Self]);
 }
 
 impl Element for f32 {
@@ -24,6 +28,9 @@ impl Element for f32 {
     #[inline(always)]
     fn widen(self) -> f32 {
         self
+    }
+    fn narrow(src: &[f32], dst: &mut [Self]) {
+        dst.copy_from_slice(src);
     }
 }
 
@@ -36,6 +43,9 @@ impl Element for f16 {
     fn widen(self) -> f32 {
         self.to_f32()
     }
+    fn narrow(src: &[f32], dst: &mut [Self]) {
+        dst.convert_from_f32_slice(src);
+    }
 }
 
 impl Element for bf16 {
@@ -46,6 +56,9 @@ impl Element for bf16 {
     #[inline(always)]
     fn widen(self) -> f32 {
         self.to_f32()
+    }
+    fn narrow(src: &[f32], dst: &mut [Self]) {
+        dst.convert_from_f32_slice(src);
     }
 }
 
@@ -104,23 +117,38 @@ pub(crate) fn dot<I: Isa>(isa: I, a: &[f32], b: &[f32]) -> f32 {
 /// The largest value; `-inf` for none. A NaN is passed over or returned, as it falls.
 #[inline(always)]
 pub(crate) fn max<I: Isa>(isa: I, x: &[f32]) -> f32 {
-    let mut best = isa.splat(f32::NEG_INFINITY);
-    for at in (0..x.len()).step_by(I::LANES) {
-        best = isa.max(load_or(isa, &x[at..], f32::NEG_INFINITY), best);
+    let mut best = [isa.splat(f32::NEG_INFINITY); 2];
+    let (pairs, tail) = x.split_at(x.len() - x.len() % (2 * I::LANES));
+    for pair in pairs.chunks_exact(2 * I::LANES) {
+        best[0] = isa.max(isa.load(pair), best[0]);
+        best[1] = isa.max(isa.load(&pair[I::LANES..]), best[1]);
     }
-    isa.reduce_max(best)
+    for at in (0..tail.len()).step_by(I::LANES) {
+        best[0] = isa.max(load_or(isa, &tail[at..], f32::NEG_INFINITY), best[0]);
+    }
+    isa.reduce_max(isa.max(best[0], best[1]))
 }
 
 /// `x = exp(x - shift)`; the sum of the results. Zeros at the end do not change it.
 #[inline(always)]
 pub(crate) fn exp_sum<I: Isa>(isa: I, x: &mut [f32], shift: f32) -> f32 {
     let shift = isa.splat(shift);
-    let mut sum = isa.splat(0.0);
-    for at in (0..x.len()).step_by(I::LANES) {
-        let tail = &mut x[at..];
+    // Even and odd vectors.
+    let mut sums = [isa.splat(0.0); 2];
+    let (pairs, tail) = x.split_at_mut(x.len() - x.len() % (2 * I::LANES));
+    for pair in pairs.chunks_exact_mut(2 * I::LANES) {
+        let (even, odd) = pair.split_at_mut(I::LANES);
+        let v = [isa.exp(isa.sub(isa.load(even), shift)), isa.exp(isa.sub(isa.load(odd), shift))];
+        isa.store(v[0], even);
+        isa.store(v[1], odd);
+        sums = [isa.add(sums[0], v[0]), isa.add(sums[1], v[1])];
+    }
+    for at in (0..tail.len()).step_by(I::LANES) {
+        let tail = &mut tail[at..];
         let v = isa.exp(isa.sub(load_or(isa, tail, f32::NEG_INFINITY), shift));
         store(isa, v, tail);
-        sum = isa.add(sum, v);
+        let parity = at / I::LANES;
+        sums[parity] = isa.add(sums[parity], v);
     }
-    isa.reduce_sum(sum)
+    isa.reduce_sum(isa.add(sums[0], sums[1]))
 }

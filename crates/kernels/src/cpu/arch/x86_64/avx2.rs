@@ -26,7 +26,7 @@ impl Isa for Avx2 {
     type Ints = __m256i;
     const LANES: usize = LANES;
     const FOUR_ROWS: bool = true;
-    const WIDE_TILES: bool = false;
+    const MANY_REGISTERS: bool = false;
     const BYTE_ZERO: i32 = 128;
 
     #[inline(always)]
@@ -174,19 +174,12 @@ impl Isa for Avx2 {
             _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
         }
     }
-    #[inline(always)]
-    fn reduce_sum4(self, [a, b, c, d]: [__m256; 4]) -> [f32; 4] {
-        let mut sums = [0.0; 4];
-        // SAFETY: the token proves avx; `sums` holds four values.
-        unsafe {
-            let halves = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
-            let low = _mm256_castps256_ps128(halves);
-            let four = _mm_add_ps(low, _mm256_extractf128_ps::<1>(halves));
-            _mm_storeu_ps(sums.as_mut_ptr(), four);
-        }
-        sums
-    }
 
+    #[inline(always)]
+    fn prefetch<T>(self, at: &T) {
+        // SAFETY: a hint; it reads nothing, and the reference is valid besides.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(at).cast()) }
+    }
     #[inline(always)]
     fn transpose(self, src: &[f32], from: usize, dst: &mut [f32], to: usize) {
         let row = |i: usize| self.load(&src[i * from..]);

@@ -43,7 +43,7 @@ impl<const BF16: bool> Isa for WithAvx512<BF16> {
     type Ints = __m512i;
     const LANES: usize = LANES;
     const FOUR_ROWS: bool = true;
-    const WIDE_TILES: bool = true;
+    const MANY_REGISTERS: bool = true;
     const BYTE_ZERO: i32 = 0;
 
     #[inline(always)]
@@ -191,12 +191,16 @@ impl<const BF16: bool> Isa for WithAvx512<BF16> {
         let halves = unsafe { (_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v)) };
         self.0.reduce_max(self.0.max(halves.0, halves.1))
     }
-    #[inline(always)]
-    fn reduce_sum4(self, [a, b, c, d]: [__m512; 4]) -> [f32; 4] {
-        // SAFETY: the token proves avx512f and dq.
-        self.0.reduce_sum4(unsafe { [fold(a), fold(b), fold(c), fold(d)] })
-    }
 
+    #[inline(always)]
+    fn scale_exp2(self, v: __m512, n: __m512) -> __m512 {
+        // SAFETY: the token proves avx512f.
+        unsafe { _mm512_scalef_ps(v, n) }
+    }
+    #[inline(always)]
+    fn prefetch<T>(self, at: &T) {
+        self.0.prefetch(at);
+    }
     #[inline(always)]
     fn transpose(self, src: &[f32], from: usize, dst: &mut [f32], to: usize) {
         self.0.transpose(src, from, dst, to);

@@ -5,6 +5,7 @@
 //! threads and are merged; [`tile`] says why the bits do not change.
 
 mod backward;
+mod pages;
 mod product;
 pub(crate) mod tile;
 
@@ -12,18 +13,21 @@ use std::cell::Cell;
 use std::ops::Range;
 
 pub(crate) use backward::{Incoming, backward, tile_backward};
-use tile::{Pages, Pass, RANGE, Tile, clear, padded, scratch_len, state_len};
+use pages::Pages;
+use product::{Product, Queries};
+use tile::{Pass, RANGE, SCORE_ROW, Tile, clear, padded, scratch_len, state_len};
 
-use super::vector::Element;
+use super::activations::SplitRows;
 use crate::cpu::isa::Kernels;
-use crate::cpu::kv_cache::{CpuKvCache, Store};
+use crate::cpu::kv_cache::units::Stored;
+use crate::cpu::kv_cache::{CpuKvCache, Sides, Store};
 use crate::cpu::rect::{Rect, Strips};
 use crate::cpu::scratch::{lend, lend_floats};
 use crate::cpu::{Cpu, CpuBuf};
 use crate::{AttentionOutputs, AttentionSpec, Dtype, KvShape, Span};
 
 /// Queries of a tile, if one token does not have more.
-const TILE_ROWS: usize = 24;
+const TILE_ROWS: usize = 48;
 /// Tiles for each thread below which the ranges of a tile are spread over threads.
 const TILES_PER_THREAD: usize = 4;
 /// Values of partial results, 32 MiB, above which they are not.
@@ -31,6 +35,7 @@ const MAX_PARTIALS: usize = 8 << 20;
 
 thread_local! {
     static TILE: Cell<CpuBuf> = Cell::default();
+    static NUMBERS: Cell<SplitRows> = Cell::default();
     static PARTIALS: Cell<CpuBuf> = Cell::default();
     static PLAN: Cell<Plan> = Cell::default();
 }
@@ -65,13 +70,13 @@ impl Plan {
 }
 
 /// What an attention reads, with a cache of `T`.
-struct Job<'a, T> {
+struct Job<'a, T: Stored> {
     q: &'a [f32],
     spans: &'a [Span<'a>],
     spec: AttentionSpec,
     shape: KvShape,
-    keys: &'a [T],
-    values: &'a [T],
+    keys: &'a [T::Keys],
+    values: &'a [T::Values],
     kernels: &'static Kernels,
     table: Table<T>,
 }
@@ -81,7 +86,7 @@ type Attend<T> = fn(&Tile<'_, T>, Range<usize>, Pass, &mut [f32], &mut [f32]);
 
 /// The kernels of one cache type.
 #[derive(Clone, Copy)]
-struct Table<T> {
+struct Table<T: Stored> {
     attend: Attend<T>,
     probabilities: fn(&Tile<'_, T>, &mut [f32], &mut [f32]),
 }
@@ -95,37 +100,36 @@ pub(crate) fn forward(
     y: &mut [f32],
     outputs: AttentionOutputs<'_, CpuBuf>,
 ) {
-    let kernels = cpu.kernels;
-    let base = (q, spans, spec);
+    let k = cpu.kernels;
+    let base = (q, spans, spec, cache.shape());
     match cache.store() {
-        Store::F32(store) => {
-            let table =
-                Table { attend: kernels.attend_f32, probabilities: kernels.probabilities_f32 };
-            Job::new(cpu, base, cache, store, table).run(cpu, y, outputs);
+        Store::F32(sides) => {
+            let table = Table { attend: k.attend_f32, probabilities: k.probabilities_f32 };
+            Job::new(cpu, base, sides, table).run(cpu, y, outputs);
         }
-        Store::F16(store) => {
-            let table =
-                Table { attend: kernels.attend_f16, probabilities: kernels.probabilities_f16 };
-            Job::new(cpu, base, cache, store, table).run(cpu, y, outputs);
+        Store::F16(sides) => {
+            let table = Table { attend: k.attend_f16, probabilities: k.probabilities_f16 };
+            Job::new(cpu, base, sides, table).run(cpu, y, outputs);
         }
-        Store::Bf16(store) => {
-            let table =
-                Table { attend: kernels.attend_bf16, probabilities: kernels.probabilities_bf16 };
-            Job::new(cpu, base, cache, store, table).run(cpu, y, outputs);
+        Store::Bf16(sides) => {
+            let table = Table { attend: k.attend_bf16, probabilities: k.probabilities_bf16 };
+            Job::new(cpu, base, sides, table).run(cpu, y, outputs);
+        }
+        Store::Q8(sides) => {
+            let table = Table { attend: k.attend_q8, probabilities: k.probabilities_q8 };
+            Job::new(cpu, base, sides, table).run(cpu, y, outputs);
         }
     }
 }
 
-impl<'a, T: Element> Job<'a, T> {
+impl<'a, T: Product> Job<'a, T> {
     fn new(
         cpu: &Cpu,
-        (q, spans, spec): (&'a [f32], &'a [Span<'a>], AttentionSpec),
-        cache: &CpuKvCache,
-        store: &'a [T],
+        (q, spans, spec, shape): (&'a [f32], &'a [Span<'a>], AttentionSpec, KvShape),
+        sides: &'a Sides<T>,
         table: Table<T>,
     ) -> Self {
-        let (keys, values) = cache.layer(store, spec.layer);
-        let shape = cache.shape();
+        let (keys, values) = sides.layer(shape, spec.layer);
         Self { q, spans, spec, shape, keys, values, kernels: cpu.kernels, table }
     }
 
@@ -262,31 +266,45 @@ impl<'a, T: Element> Job<'a, T> {
         let (rows, head_dim) = (plan.rows[index].clone(), self.shape.head_dim);
         let n = rows.len() * self.group();
         let (q_len, states_len) = (n * padded(head_dim), n * state_len(head_dim));
-        lend_floats(&TILE, q_len + states_len + n * scratch_len(head_dim), |room| {
-            let (q, room) = room.split_at_mut(q_len);
-            let (states, scratch) = room.split_at_mut(states_len);
+        let scratch_len = scratch_len::<T>(n, head_dim);
+        lend_floats(&TILE, scratch_len + q_len + states_len, |room| {
+            // First, so that its rows begin at cache lines.
+            let (scratch, room) = room.split_at_mut(scratch_len);
+            let (q, states) = room.split_at_mut(q_len);
             let columns = head * self.group() * head_dim..(head + 1) * self.group() * head_dim;
             gather(self.q, self.spec.n_heads * head_dim, rows.clone(), columns, head_dim, q);
-            let tile = Tile { q, ..self.tile(span, rows, head) };
-            body(&tile, states, scratch);
+            self.with_queries(q, |q| body(&self.tile(q, span, rows, head), states, scratch));
         });
     }
 
-    /// A tile but for its queries.
-    fn tile(&self, span: &'a Span<'a>, rows: Range<usize>, head: usize) -> Tile<'a, T> {
-        let KvShape { block_len, n_kv_heads, head_dim, .. } = self.shape;
-        let blocks = span.blocks;
-        let keys = Pages { pool: self.keys, blocks, block_len, n_kv_heads, head, head_dim };
+    /// Calls `body` with gathered queries as the cache's keys meet them.
+    fn with_queries(&self, q: &[f32], body: impl FnOnce(Queries<'_>)) {
+        lend(&NUMBERS, |numbers| {
+            if T::NUMBERS {
+                (self.kernels.quantize_rows)(q, padded(self.shape.head_dim), numbers);
+            }
+            body(Queries { values: q, numbers });
+        });
+    }
+
+    /// Consecutive rows of a span for the query heads of one key-value head.
+    fn tile<'b>(
+        &'b self,
+        q: Queries<'b>,
+        span: &'b Span<'b>,
+        rows: Range<usize>,
+        head: usize,
+    ) -> Tile<'b, T> {
+        let (keys, values, shape) = (self.keys, self.values, self.shape);
         Tile {
-            q: &[],
+            q,
             group: self.group(),
             n_tokens: rows.len(),
             first_token: rows.start - span.rows.start,
             span_tokens: span.rows.len(),
             n_keys: span.n_keys,
             mask: span.mask,
-            keys,
-            values: Pages { pool: self.values, ..keys },
+            pages: Pages { keys, values, shape, blocks: span.blocks, head, first_key: 0 },
             scale: self.spec.scale,
             dtype: self.spec.dtype,
         }
@@ -326,13 +344,15 @@ impl<'a, T: Element> Job<'a, T> {
             }
             cpu.pool.for_each_chunk(these, n_keys, |i, probs| {
                 let (head, row) = (i / n_rows, span.rows.start + i % n_rows);
-                lend_floats(&TILE, padded(head_dim) + RANGE, |room| {
+                lend_floats(&TILE, padded(head_dim) + SCORE_ROW, |room| {
                     let (q, scratch) = room.split_at_mut(padded(head_dim));
                     let columns = head * head_dim..(head + 1) * head_dim;
                     gather(self.q, n_heads * head_dim, row..row + 1, columns, head_dim, q);
-                    let tile = self.tile(span, row..row + 1, head / self.group());
-                    let tile = Tile { q, group: 1, ..tile };
-                    (self.table.probabilities)(&tile, probs, scratch);
+                    self.with_queries(q, |q| {
+                        let tile = self.tile(q, span, row..row + 1, head / self.group());
+                        let tile = Tile { group: 1, ..tile };
+                        (self.table.probabilities)(&tile, probs, scratch);
+                    });
                 });
             });
         }

@@ -7,49 +7,28 @@
 
 use std::ops::Range;
 
-use super::product::{Scores, Weigh, Weights};
+use super::pages::{Ahead, Pages};
+use super::product::{Product, Queries, Scores, Weigh};
 use crate::cpu::isa::Isa;
-use crate::cpu::ops::vector::{self, Element, MAX_LANES, load, store};
-use crate::{Dtype, Mask};
+use crate::cpu::kv_cache::units::{PANEL, Stored};
+use crate::cpu::ops::vector::{self, MAX_LANES, load, store};
+use crate::{Dtype, KvShape, Mask};
 
-/// Keys that are scored before any is weighed.
-pub(crate) const RANGE: usize = 256;
+/// Keys that are scored before any is weighed, and whose weighed values are one chain of sums.
+pub(crate) const RANGE: usize = 128;
 
-/// The keys or the values of one head, in blocks of a layer's pool.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Pages<'a, T> {
-    /// `(n_blocks, n_kv_heads, block_len, head_dim)`.
-    pub(crate) pool: &'a [T],
-    /// Block of each `block_len` consecutive keys.
-    pub(crate) blocks: &'a [u32],
-    /// Keys in a block.
-    pub(crate) block_len: usize,
-    /// Heads in a block.
-    pub(crate) n_kv_heads: usize,
-    /// The head.
-    pub(crate) head: usize,
-    /// Width of one key.
-    pub(crate) head_dim: usize,
-}
+/// Scores in a row: those of a range, and a panel before and behind, since panels are scored whole.
+pub(crate) const SCORE_ROW: usize = PANEL + RANGE + PANEL;
 
-impl<'a, T> Pages<'a, T> {
-    /// The keys from `range.start` to the end of its block or of the range: how many, and their
-    /// values `(n, head_dim)`.
-    #[inline(always)]
-    fn run(&self, range: &Range<usize>) -> (usize, &'a [T]) {
-        let (block, at) = (range.start / self.block_len, range.start % self.block_len);
-        let n = (self.block_len - at).min(range.len());
-        let row = (self.blocks[block] as usize * self.n_kv_heads + self.head) * self.block_len + at;
-        (n, &self.pool[row * self.head_dim..][..n * self.head_dim])
-    }
-}
+/// Rows of a tile up to which its products wait for memory.
+const FEW_ROWS: usize = 16;
 
 /// Queries of consecutive tokens, for the heads that share one key-value head. Row
 /// `token * group + head` of the tile is one query.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Tile<'a, T> {
-    /// `(n_tokens * group, padded(head_dim))`, zeros behind each query.
-    pub(crate) q: &'a [f32],
+#[derive(Debug)]
+pub(crate) struct Tile<'a, T: Stored> {
+    /// `n_tokens * group` rows.
+    pub(crate) q: Queries<'a>,
     /// Query heads of one key-value head.
     pub(crate) group: usize,
     /// Tokens in the tile.
@@ -62,17 +41,15 @@ pub(crate) struct Tile<'a, T> {
     pub(crate) n_keys: usize,
     /// Which of them each token sees.
     pub(crate) mask: Mask<'a>,
-    /// Keys of the head.
-    pub(crate) keys: Pages<'a, T>,
-    /// Values of the head.
-    pub(crate) values: Pages<'a, T>,
+    /// Keys and values of the head.
+    pub(crate) pages: Pages<'a, T>,
     /// Factor on the scores.
     pub(crate) scale: f32,
     /// Type of scores and probabilities.
     pub(crate) dtype: Dtype,
 }
 
-impl<T> Tile<'_, T> {
+impl<T: Stored> Tile<'_, T> {
     /// Queries in the tile.
     pub(crate) fn rows(&self) -> usize {
         self.n_tokens * self.group
@@ -92,14 +69,15 @@ impl<T> Tile<'_, T> {
     }
 }
 
-/// `head_dim` rounded up to whole vectors of any instruction set.
+/// `head_dim` rounded up to whole vectors of any instruction set, and to whole groups of 32.
 pub(crate) const fn padded(head_dim: usize) -> usize {
-    head_dim.next_multiple_of(MAX_LANES)
+    head_dim.next_multiple_of(2 * MAX_LANES)
 }
 
-/// Values of the state of one query: `o` `(padded(head_dim))`, then `m`, then `l`.
+/// Values of the state of one query: `o` `(padded(head_dim))`, then `m`, then `l`, to the end of
+/// the cache line.
 pub(crate) const fn state_len(head_dim: usize) -> usize {
-    padded(head_dim) + 2
+    padded(head_dim) + MAX_LANES
 }
 
 /// What a pass over the keys does with the scores.
@@ -114,9 +92,16 @@ pub(crate) enum Pass {
     Weigh,
 }
 
-/// Room for [`attend`]: `tile rows` times this many values.
-pub(crate) const fn scratch_len(head_dim: usize) -> usize {
-    RANGE + state_len(head_dim)
+/// Room for [`attend`] with a tile of `rows`: scores and states of a range, and the keys and values
+/// of a range where they are widened.
+pub(crate) fn scratch_len<T: Product>(rows: usize, head_dim: usize) -> usize {
+    let wide = if widens::<T>(rows) { 2 * RANGE * padded(head_dim) } else { 0 };
+    rows * (SCORE_ROW + state_len(head_dim)) + wide
+}
+
+/// Whether a tile of so many rows has its keys and values widened, and not once for every few.
+fn widens<T: Product>(rows: usize) -> bool {
+    T::NARROW && rows > FEW_ROWS
 }
 
 /// Sets states `(rows, state_len)` to those of no keys at all.
@@ -129,7 +114,7 @@ pub(crate) fn clear(states: &mut [f32], head_dim: usize) {
 
 /// Takes the numbered ranges of keys into the tile's states `(rows, state_len)`.
 #[inline(always)]
-pub(crate) fn attend<I: Isa, T: Element>(
+pub(crate) fn attend<I: Isa, T: Product>(
     isa: I,
     tile: &Tile<'_, T>,
     ranges: Range<usize>,
@@ -137,32 +122,111 @@ pub(crate) fn attend<I: Isa, T: Element>(
     states: &mut [f32],
     scratch: &mut [f32],
 ) {
-    let head_dim = tile.keys.head_dim;
-    let (s, parts) = scratch.split_at_mut(tile.rows() * RANGE);
-    let parts = &mut parts[..tile.rows() * state_len(head_dim)];
+    let shape = tile.pages.shape;
+    let (scratch, wide) =
+        scratch.split_at_mut(tile.rows() * (SCORE_ROW + state_len(shape.head_dim)));
     for index in ranges {
         let keys = index * RANGE..tile.limit().min((index + 1) * RANGE);
         if keys.is_empty() {
             break;
         }
-        tile_scores(isa, tile, &keys, s);
-        let rows = s.chunks_exact_mut(RANGE).zip(parts.chunks_exact_mut(state_len(head_dim)));
-        for ((s, part), state) in rows.zip(states.chunks_exact(state_len(head_dim))) {
-            let (o, stats) = part.split_at_mut(padded(head_dim));
-            o.fill(0.0);
-            let s = &mut s[..keys.len()];
-            if pass == Pass::Weigh {
-                let (m, l) = (state[padded(head_dim)], state[padded(head_dim) + 1]);
-                normalise(isa, s, m, l, tile.dtype);
-            } else {
-                (stats[0], stats[1]) = soften(isa, s);
-            }
+        if widens::<T>(tile.rows()) && shape.block_len.is_multiple_of(PANEL) {
+            let wide = wide.as_chunks_mut().0;
+            attend_range(isa, &widened(isa, tile, &keys, wide), keys, pass, states, scratch);
+        } else {
+            attend_range(isa, tile, keys, pass, states, scratch);
         }
-        if pass != Pass::Stats {
-            tile_weigh(isa, tile, &keys, s, parts);
-        }
-        merge(isa, pass, head_dim, parts, states);
     }
+}
+
+/// A tile whose pages are one block of `f32`: the keys of a range.
+#[inline(always)]
+fn widened<'a, I: Isa, T: Product>(
+    isa: I,
+    tile: &Tile<'a, T>,
+    keys: &Range<usize>,
+    wide: &'a mut [[f32; PANEL]],
+) -> Tile<'a, f32> {
+    let head_dim = tile.pages.shape.head_dim;
+    let (wide_keys, wide_values) = wide.split_at_mut(RANGE / PANEL * head_dim);
+    let wide_values = &mut wide_values[..RANGE * f32::VALUES.across(head_dim)];
+    let mut at = keys.clone();
+    while !at.is_empty() {
+        let run = tile.pages.run(&at);
+        let values = tile.pages.values(run);
+        let across = f32::VALUES.across(head_dim);
+        let first = at.start - keys.start;
+        let from = (tile.pages.panels(run), &values.units[run.at * across..][..run.n * across]);
+        let to = (&mut wide_keys[first / PANEL * head_dim..], &mut wide_values[first * across..]);
+        T::widen(isa, from, to);
+        at.start += run.n;
+    }
+    let shape = KvShape { n_blocks: 1, n_kv_heads: 1, block_len: RANGE, ..tile.pages.shape };
+    let first_key = keys.start;
+    let Tile { q, group, n_tokens, first_token, span_tokens, n_keys, mask, scale, dtype, .. } =
+        *tile;
+    Tile {
+        q,
+        group,
+        n_tokens,
+        first_token,
+        span_tokens,
+        n_keys,
+        mask,
+        pages: Pages {
+            keys: wide_keys,
+            values: wide_values,
+            shape,
+            blocks: &[0],
+            head: 0,
+            first_key,
+        },
+        scale,
+        dtype,
+    }
+}
+
+/// One range of keys.
+#[inline(always)]
+fn attend_range<I: Isa, T: Product>(
+    isa: I,
+    tile: &Tile<'_, T>,
+    keys: Range<usize>,
+    pass: Pass,
+    states: &mut [f32],
+    scratch: &mut [f32],
+) {
+    let head_dim = tile.pages.shape.head_dim;
+    let (s, parts) = scratch.split_at_mut(tile.rows() * SCORE_ROW);
+    let few = tile.rows() <= FEW_ROWS;
+    let ahead = if few { tile.pages.first_values(&keys) } else { Ahead::default() };
+    tile_scores(isa, tile, &keys, s, ahead);
+    let rows = s.chunks_exact_mut(SCORE_ROW).zip(parts.chunks_exact_mut(state_len(head_dim)));
+    for ((s, part), state) in rows.zip(states.chunks_exact(state_len(head_dim))) {
+        let (o, stats) = part.split_at_mut(padded(head_dim));
+        o.fill(0.0);
+        let s = &mut s[PANEL..];
+        if pass == Pass::Weigh {
+            let (m, l) = (state[padded(head_dim)], state[padded(head_dim) + 1]);
+            normalise(isa, &mut s[..keys.len()], m, l, tile.dtype);
+        } else {
+            (stats[0], stats[1]) = soften(isa, whole_vectors(s, keys.len()));
+        }
+    }
+    if pass != Pass::Stats {
+        let later = keys.end..tile.limit();
+        let ahead = if few { tile.pages.first_keys(&later) } else { Ahead::default() };
+        tile_weigh(isa, tile, &keys, s, (parts, state_len(head_dim)), ahead);
+    }
+    merge(isa, pass, head_dim, parts, states);
+}
+
+/// The first `n` scores of a row and as many unseen ones as make vectors whole.
+#[inline(always)]
+fn whole_vectors(s: &mut [f32], n: usize) -> &mut [f32] {
+    let end = n.next_multiple_of(2 * MAX_LANES);
+    s[n..end].fill(f32::NEG_INFINITY);
+    &mut s[..end]
 }
 
 /// Merges the states of later keys into those of earlier ones.
@@ -220,7 +284,7 @@ pub(crate) fn finish<I: Isa>(
 
 /// The probabilities of a tile of one query, `(n_keys)`.
 #[inline(always)]
-pub(crate) fn probabilities<I: Isa, T: Element>(
+pub(crate) fn probabilities<I: Isa, T: Product>(
     isa: I,
     tile: &Tile<'_, T>,
     probs: &mut [f32],
@@ -230,8 +294,8 @@ pub(crate) fn probabilities<I: Isa, T: Element>(
     unseen.fill(0.0);
     for start in (0..seen.len()).step_by(RANGE) {
         let keys = start..seen.len().min(start + RANGE);
-        tile_scores(isa, tile, &keys, scratch);
-        seen[keys.clone()].copy_from_slice(&scratch[..keys.len()]);
+        tile_scores(isa, tile, &keys, scratch, Ahead::default());
+        seen[keys.clone()].copy_from_slice(&scratch[PANEL..][..keys.len()]);
     }
     let (_, l) = soften(isa, seen);
     let divisor = isa.splat(if l > 0.0 { l } else { 1.0 });
@@ -241,42 +305,47 @@ pub(crate) fn probabilities<I: Isa, T: Element>(
     }
 }
 
-/// `s[row][key - keys.start]` of the tile's rows, `(rows, RANGE)`: scaled, masked and rounded in
-/// the order of an eager framework; `-inf` for keys that a row does not see.
+/// `s[row][PANEL + key - keys.start]` of the tile's rows, `(rows, SCORE_ROW)`: scaled, masked and
+/// rounded in the order of an eager framework; `-inf` for keys that a row does not see. What lies
+/// before and behind the keys is left in any state.
 #[inline(always)]
-pub(crate) fn tile_scores<I: Isa, T: Element>(
+pub(crate) fn tile_scores<I: Isa, T: Product>(
     isa: I,
     tile: &Tile<'_, T>,
     keys: &Range<usize>,
     s: &mut [f32],
+    ahead: Ahead<'_>,
 ) {
-    let head_dim = tile.keys.head_dim;
     let mut at = keys.clone();
     while !at.is_empty() {
-        let (n, page) = tile.keys.run(&at);
-        isa.call(Scores {
+        let run = tile.pages.run(&at);
+        let later = at.start + run.n..at.end;
+        let wait = tile.rows() <= FEW_ROWS && !later.is_empty();
+        isa.call(Scores::<T> {
             q: tile.q,
             rows: tile.rows(),
-            keys: page,
-            head_dim,
-            s: &mut s[at.start - keys.start..],
-            stride: RANGE,
+            panels: tile.pages.panels(run),
+            head_dim: tile.pages.shape.head_dim,
+            scale: (tile.scale, tile.dtype),
+            s: &mut s[PANEL + at.start - keys.start - run.at % PANEL..],
+            stride: SCORE_ROW,
+            ahead: if wait { tile.pages.first_keys(&later) } else { ahead },
         });
-        at.start += n;
+        at.start += run.n;
     }
-    for (row, s) in s.chunks_exact_mut(RANGE).take(tile.rows()).enumerate() {
+    for (row, s) in s.chunks_exact_mut(SCORE_ROW).take(tile.rows()).enumerate() {
         let token = row / tile.group;
-        let s = &mut s[..keys.len()];
-        let bias = match tile.mask {
-            Mask::Additive(bias) => {
-                Some(&bias[(tile.first_token + token) * tile.n_keys + keys.start..][..s.len()])
+        let s = &mut s[PANEL..][..keys.len()];
+        match tile.mask {
+            Mask::Causal => {}
+            Mask::CausalKeys(keep) => {
+                for (s, keep) in s.iter_mut().zip(&keep[keys.clone()]) {
+                    *s = if *keep { *s } else { f32::NEG_INFINITY };
+                }
             }
-            _ => None,
-        };
-        scale_and_bias(isa, s, tile.scale, tile.dtype, bias);
-        if let Mask::CausalKeys(keep) = tile.mask {
-            for (s, keep) in s.iter_mut().zip(&keep[keys.clone()]) {
-                *s = if *keep { *s } else { f32::NEG_INFINITY };
+            Mask::Additive(bias) => {
+                let bias = &bias[(tile.first_token + token) * tile.n_keys + keys.start..];
+                add_bias(isa, s, tile.dtype, bias);
             }
         }
         let seen = tile.visible(token).saturating_sub(keys.start).min(s.len());
@@ -284,43 +353,40 @@ pub(crate) fn tile_scores<I: Isa, T: Element>(
     }
 }
 
-/// Adds to the `o` of states `(rows, state_len)` the values of the keys, weighed by w
-/// `(rows, RANGE)`.
+/// Adds to out `(rows, stride)` the values of the keys, weighed by w `(rows, SCORE_ROW)`.
 #[inline(always)]
-fn tile_weigh<I: Isa, T: Element>(
+pub(crate) fn tile_weigh<I: Isa, T: Product>(
     isa: I,
     tile: &Tile<'_, T>,
     keys: &Range<usize>,
     w: &[f32],
-    states: &mut [f32],
+    (out, stride): (&mut [f32], usize),
+    ahead: Ahead<'_>,
 ) {
-    let head_dim = tile.values.head_dim;
     let mut at = keys.clone();
     while !at.is_empty() {
-        let (n, page) = tile.values.run(&at);
-        isa.call(Weigh {
-            weights: Weights { w: &w[at.start - keys.start..], row_step: RANGE, key_step: 1 },
-            values: page,
-            head_dim,
+        let run = tile.pages.run(&at);
+        let later = at.start + run.n..at.end;
+        let wait = tile.rows() <= FEW_ROWS && !later.is_empty();
+        isa.call(Weigh::<T> {
+            w: &w[PANEL + at.start - keys.start..],
+            w_stride: SCORE_ROW,
+            values: tile.pages.values(run),
             rows: tile.rows(),
-            out: states,
-            stride: state_len(head_dim),
+            out: &mut *out,
+            stride,
+            ahead: if wait { tile.pages.first_values(&later) } else { ahead },
         });
-        at.start += n;
+        at.start += run.n;
     }
 }
 
 #[inline(always)]
-fn scale_and_bias<I: Isa>(isa: I, s: &mut [f32], scale: f32, dtype: Dtype, bias: Option<&[f32]>) {
-    let scale = isa.splat(scale);
+fn add_bias<I: Isa>(isa: I, s: &mut [f32], dtype: Dtype, bias: &[f32]) {
     for at in (0..s.len()).step_by(I::LANES) {
         let tail = &mut s[at..];
-        let product = isa.round_to(dtype, load(isa, tail));
-        let mut v = isa.round_to(dtype, isa.mul(product, scale));
-        if let Some(bias) = bias {
-            v = isa.round_to(dtype, isa.add(v, load(isa, &bias[at..])));
-        }
-        store(isa, v, tail);
+        let sum = isa.add(load(isa, tail), load(isa, &bias[at..]));
+        store(isa, isa.round_to(dtype, sum), tail);
     }
 }
 
