@@ -106,7 +106,11 @@ def own(folder: pathlib.Path, peers: list[str], flags: Collection[str], avx2: bo
     python = folder / "bin" / "python"
     if not python.exists():
         print("== Make a scratch environment for the peers", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        made = subprocess.run([sys.executable, "-m", "venv", "--clear", folder], capture_output=True, text=True)
+        if made.returncode != 0:
+            python.unlink(missing_ok=True)
+            reason = (made.stderr or made.stdout).strip().splitlines()[-1:]
+            raise ValueError(f"cannot make an environment in {folder}: {' '.join(reason)}")
     chosen = compiler()
     switches = " ".join(llama_switches(flags, avx2, clang=bool(chosen)))
     environment = Environment(python, built=f"{chosen.get('CC', 'the default compiler')} {switches}")

@@ -37,7 +37,7 @@ pub(crate) struct ComputeArgs {
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = kv_dtype)]
     pub(crate) kv_dtype: KvDtype,
     /// Multiply in f32 on one path for every number of rows: activations are not rounded against
-    /// quantised weights (slower)
+    /// quantised or bf16 weights (slower)
     #[arg(long)]
     exact: bool,
     /// Same tokens and same bits alone, in any batch, after a chat's earlier turns and on any

@@ -68,7 +68,7 @@ pub enum KvDtype {
     Bf16,
     /// Signed bytes, each 32 dimensions of a key or a value under one `f16` scale (the last of a
     /// head may be fewer): a quarter of the memory of `f32`, and an error of at most 0.4 % of the
-    /// largest of the 32.
+    /// largest of the 32, where that lies between 0.01 and 8 million.
     Q8,
 }
 

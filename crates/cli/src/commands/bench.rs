@@ -37,8 +37,9 @@ use crate::session::{CHUNK_ROWS, ComputeArgs, Session};
 Every number is the median of -r repetitions with fresh random tokens. ttft_ms is from a request
 with -p tokens to its first token; decode begins with one token. The machine's read bandwidth and
 peak are measured by this program with the same threads. peak_bf16_tflops is the peak of the
-widest multiply-add that Puna uses on this instruction set: where that is not bf16 (scalar, avx2)
-it is the peak of f32 multiply-adds; peak_unit names it.
+widest multiply-add that Puna uses on this instruction set: where that is not bf16 (scalar, avx2,
+avx512) it is the peak of f32 multiply-adds; peak_unit names it. --exact and --deterministic do
+without bf16, and their share is of the same peak.
 
 --speculate adds a measurement and changes no other: the edit of a text that Puna brings, with and
 without guesses in turn. The answer must come out the same.")]
@@ -57,8 +58,8 @@ pub(crate) struct BenchArgs {
     /// Also decode so many sequences at once
     #[arg(long, value_name = "N,N,…", value_delimiter = ',')]
     batch: Vec<usize>,
-    /// Also say which path the matrices of each kind take for 1, 4, 16 and 256 rows, and what share
-    /// of the machine that reaches
+    /// Also say which path the matrices of each kind take for 1, 4, 16 and 256 rows (lm_head: up to
+    /// 16, for a prompt asks for its last row alone), and what share of the machine that reaches
     #[arg(long)]
     explain: bool,
     /// Print one JSON object
@@ -119,7 +120,7 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let peak_rss_bytes = peak_rss();
     let limits = session.backend.measure_limits().context("cannot measure the machine")?;
     let explain = match args.explain {
-        true => Some(explain::kinds(&session.model, &limits, &bench.interrupts)?),
+        true => Some(explain::kinds(&session.model, &limits, args.repetitions, &bench.interrupts)?),
         false => None,
     };
     let report = Report {

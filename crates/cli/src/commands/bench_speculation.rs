@@ -64,7 +64,7 @@ pub(super) fn measure(
     let stop = StopConditions::new(ANSWER, session.eos_ids(&tokenizer));
     let request = Request { prompt_ids, sampling: SamplingParams::greedy(), stop };
     let kv_tokens = 2 * (prompt_tokens + ANSWER);
-    let engine = || session.engine(kv_tokens, CHUNK_ROWS, compute.kv_dtype, "MODEL");
+    let engine = || session.engine(kv_tokens, CHUNK_ROWS, compute.kv_dtype, "MODEL or --kv-dtype");
     // Of their own, so that both keep the prompt's keys, and a draft model its own.
     let (mut plainly, mut guessingly) = (engine()?, engine()?);
     guessingly.speculate(speculation)?;

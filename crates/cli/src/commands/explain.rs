@@ -20,9 +20,6 @@ use crate::session::CHUNK_ROWS;
 
 /// One sequence, a handful of them or of guesses, a chunk of a prompt.
 const ROWS: [usize; 4] = [1, 4, 16, CHUNK_ROWS];
-/// Passes of one measurement, after one that does not count.
-const PASSES: usize = 5;
-
 /// Matrices of one name, shape and format.
 #[derive(Debug, Serialize)]
 pub(super) struct Kind {
@@ -51,6 +48,7 @@ struct Product {
 pub(super) fn kinds(
     model: &LlamaForCausalLM<Cpu>,
     limits: &Limits,
+    repetitions: usize,
     interrupts: &Graceful,
 ) -> anyhow::Result<Vec<Kind>> {
     let backend = &*model.model.backend;
@@ -80,7 +78,7 @@ pub(super) fn kinds(
                 products: rows
                     .map(|&rows| {
                         interrupts.check()?;
-                        product(backend, &weights, rows, limits)
+                        product(backend, &weights, rows, limits, repetitions)
                     })
                     .collect::<anyhow::Result<_>>()?,
             })
@@ -98,6 +96,7 @@ fn product(
     weights: &[&CpuWeight],
     rows: usize,
     limits: &Limits,
+    repetitions: usize,
 ) -> anyhow::Result<Product> {
     let (out, cols) = (weights[0].rows(), weights[0].cols());
     let plan = backend.linear_plan(weights[0], rows);
@@ -106,8 +105,9 @@ fn product(
         (0..rows * cols).map(|i| (i * 7919 % 1000) as f32 / 500.0 - 1.0).collect();
     backend.write(&mut x, 0, &values);
     let mut y = backend.alloc(rows * out, "results to measure with")?;
-    let mut seconds = Vec::with_capacity(PASSES + 1);
-    for _ in 0..=PASSES {
+    let mut seconds = Vec::new();
+    // The first does not count.
+    for _ in 0..=repetitions {
         let start = Instant::now();
         for weight in weights {
             backend.linear(&x, rows, Dtype::F32, &mut [(*weight, &mut y)]);

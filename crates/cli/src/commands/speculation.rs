@@ -4,6 +4,7 @@
 use std::str::FromStr;
 use std::sync::Arc;
 
+use anyhow::bail;
 use clap::Args;
 use puna::checkpoint::Checkpoint;
 use puna::generate::{Proposer, Speculation};
@@ -30,7 +31,9 @@ pub(crate) struct SpeculationArgs {
     /// a MODEL, small and with the same vocabulary, drafts them
     #[arg(long, value_name = "off|lookup|MODEL", default_value = "off")]
     speculate: How,
-    /// Most tokens guessed ahead, fewer while few are right; default: 15 for lookup, 8 for a MODEL
+    /// Most tokens guessed ahead, fewer while few are right; default: 15 for lookup, 8 for a MODEL.
+    /// At most as many as the fast path checks together: 15 for quantised weights, else 3; 63 with
+    /// --exact or --deterministic
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     draft_tokens: Option<u16>,
 }
@@ -82,13 +85,32 @@ impl SpeculationArgs {
             How::Model(name) => {
                 let lookup = Lookup { offline: offline.offline(), ..Lookup::default() };
                 let checkpoint = Checkpoint::open(&models::resolve(name, lookup)?)?;
+                same_vocabulary(&checkpoint, session)?;
                 warn_of_other_tokens(&checkpoint, tokenizer);
                 (Proposer::Draft(Arc::new(session.draft(&checkpoint, compute)?)), DRAFT_TOKENS)
             }
         };
         let max_tokens = self.draft_tokens.map_or(usual, usize::from);
-        Ok(Some(Speculation { proposer, max_tokens, max_rows: session.rows_like_one() }))
+        let max_rows = session.rows_like_one();
+        if self.draft_tokens.is_some() && max_tokens >= max_rows {
+            print_warning(&format!(
+                "--draft-tokens {max_tokens} is more than can be checked together without changing \
+                 the answer; {} it is",
+                max_rows - 1
+            ));
+        }
+        Ok(Some(Speculation { proposer, max_tokens, max_rows }))
     }
+}
+
+/// An error where a draft model has more or fewer ids: before its weights are read.
+fn same_vocabulary(draft: &Checkpoint, session: &Session) -> anyhow::Result<()> {
+    let (theirs, ours) = (draft.config().vocab_size, session.config().vocab_size);
+    if theirs == ours {
+        return Ok(());
+    }
+    let model = draft.path().display();
+    bail!("{model} cannot draft: its vocabulary has {theirs} tokens, the model's {ours}")
 }
 
 /// Says where a draft model's ids mean other texts: the answer is right, but none the faster.

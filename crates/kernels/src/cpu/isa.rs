@@ -46,6 +46,10 @@ pub(crate) trait Isa: Copy {
     /// Calls `piece` without inlining it, in a function compiled for this instruction set.
     fn call<P: Piece>(self, piece: P) -> P::Output;
 
+    /// Asks for bytes `from..from + len` of `src`, which may lie beyond its end, to the first cache:
+    /// for streams that the processor follows by itself, but too late.
+    fn prefetch_near(self, src: &[u8], from: usize, len: usize);
+
     /// All lanes `value`.
     fn splat(self, value: f32) -> Self::F32;
     /// The first `LANES` values of `src`; panics where it is shorter.

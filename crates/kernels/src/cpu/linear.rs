@@ -3,7 +3,7 @@
 //! A few rows of `x` read each weight once: packed ones against `x` as whole numbers, the others,
 //! as they lie, in `f32`. More rows, and all rows of an exact backend, take the blocked product on
 //! dequantised panels: of `bf16` pairs where the machine multiplies those faster and the weights
-//! were no finer, else of `f32`.
+//! were no finer, else of `f32`. A deterministic backend takes the path of a few rows for all.
 
 use std::cell::Cell;
 use std::ops::Range;

@@ -43,7 +43,8 @@ pub struct CpuOptions {
     /// Weights of every format are dequantised and multiplied in `f32`, on one path for every
     /// number of rows: slower, for comparisons. Else a few rows of activations are rounded to
     /// fifteen bits of their group's largest against packed weights: those of all quantised
-    /// formats but IQ1 to IQ3, TQ1 and Q8_K, which stay `f32` on every path.
+    /// formats but IQ1 to IQ3, TQ1 and Q8_K, which stay `f32` on every path. Many rows are rounded
+    /// to `bf16`, and packed weights with them, where the instruction set multiplies such pairs.
     pub exact: bool,
     /// One path for every number of rows: a row gives the same bits alone, in any batch, and in
     /// whatever chunks its prompt came. Packed weights are always multiplied in whole numbers, and

@@ -36,6 +36,8 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
+    fn prefetch_near(self, _: &[u8], _: usize, _: usize) {}
+    #[inline(always)]
     fn splat(self, value: f32) -> Self::F32 {
         [value; LANES]
     }

@@ -276,6 +276,11 @@ fn blocks_of_rows_and_depth_join() {
     let cpu = cpu(isa::names()[0], 2, false);
     let (weight, w) = noise.weight_and_values(Format::F32, out, cols);
     check_forward(&cpu, &weight, &w, &noise.buf(rows * cols), rows);
+    // Twice as many columns, for words may be pairs of them.
+    for (format, cols) in [(Format::Bf16, 8801), (Format::Q4_0, 8224)] {
+        let (weight, w) = noise.weight_and_values(format, out, cols);
+        check_forward(&cpu, &weight, &w, &noise.buf(rows * cols), rows);
+    }
     let (weight, w) = noise.weight_and_values(Format::Q4_0, 4400, 32);
     let dy = noise.buf(3 * 4400);
     let mut dx = zeros(3 * 32);

@@ -20,6 +20,9 @@ use crate::cpu::packed::{GROUP_ROWS, Layout};
 /// Rows of activations that one pass over the weights serves.
 pub(crate) const MAX_ROWS: usize = 4;
 
+/// How far before its use a weight is asked for, in bytes: of 0 to 4 KiB the best on Zen 4.
+const AHEAD: usize = 2048;
+
 /// Some groups of sixteen rows of a packed weight.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Groups<'a> {
@@ -150,6 +153,10 @@ fn add_block<I: Isa, B: Coded, const M: usize>(
 ) {
     let factors = Factors::load::<B>(isa, block, v * I::LANES);
     for g in 0..Layout::<B>::GROUPS {
+        if v == 0 {
+            let planes = Layout::<B>::CODES + g * Layout::<B>::GROUP_BYTES;
+            isa.prefetch_near(block, planes + AHEAD, Layout::<B>::GROUP_BYTES);
+        }
         let codes = unpack::<I, B>(isa, planes::<B>(block, g), v * I::LANES);
         for m in 0..M {
             let x = (&x[m], first + g);

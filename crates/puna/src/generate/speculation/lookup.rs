@@ -129,6 +129,19 @@ mod tests {
         }
     }
 
+    /// Of a hundred places that agree on two ids only the newest are looked at: not the oldest,
+    /// which agrees on four.
+    #[test]
+    fn old_places_are_not_looked_at() {
+        let mut ids = vec![1, 2, 3, 4, 50];
+        for _ in 0..100 {
+            ids.extend([9, 3, 4, 60]);
+        }
+        ids.extend([1, 2, 3, 4]);
+        assert_eq!(naive(&ids, 4, 1), [50]);
+        assert_eq!(PromptLookup::default().guess(&ids, 4, 1), [60]);
+    }
+
     /// 100,000 equal ids are one chain: every search must end early.
     #[test]
     fn a_long_chain_is_searched_in_part() {

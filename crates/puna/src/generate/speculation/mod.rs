@@ -44,7 +44,8 @@ pub struct Speculation<B: Backend> {
     pub max_tokens: usize,
     /// Rows of one step up to which the backend gives each row the bits that it has alone: the
     /// least of `Cpu::rows_like_one` over the model's weights. Drafts never make a step larger, so
-    /// that logits and ids are those without them.
+    /// that logits and ids are those without them: for a sequence alone. Several share steps, and
+    /// drafts change which; there only a deterministic or exact backend keeps every bit.
     pub max_rows: usize,
 }
 

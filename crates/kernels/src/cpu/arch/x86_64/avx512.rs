@@ -65,6 +65,13 @@ impl<const BF16: bool> Isa for WithAvx512<BF16> {
     }
 
     #[inline(always)]
+    fn prefetch_near(self, src: &[u8], from: usize, len: usize) {
+        for line in (0..len).step_by(64) {
+            // SAFETY: a prefetch reads nothing that a program can see and faults on no address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(src.as_ptr().wrapping_add(from + line).cast()) };
+        }
+    }
+    #[inline(always)]
     fn splat(self, value: f32) -> __m512 {
         // SAFETY: the token proves avx512f.
         unsafe { _mm512_set1_ps(value) }
