@@ -28,8 +28,11 @@ const FEW_INTEGER: usize = 16;
 const FEW_FLOAT: usize = 4;
 /// Formats without a dot are dequantised again for each of these.
 const FEW_OTHER: usize = 4;
-/// Weights that one part of a few-row job reads.
-const PART_BYTES: usize = 16 << 10;
+/// Weights that one part of a few-row job reads, at least and at most: a longer stretch is read
+/// faster, for the processor finds out what comes next, and a small matrix is still shared.
+const PART_BYTES: (usize, usize) = (16 << 10, 96 << 10);
+/// Parts that a matrix is cut into where their size allows.
+const FEW_PARTS: usize = 8;
 /// Results of one job; a layer has three at most.
 const MAX_RESULTS: usize = 4;
 /// Columns of a part of a product.
@@ -207,7 +210,8 @@ impl Few<'_> {
 
 /// Rows of `weight` in a part: whole groups.
 fn part_rows(weight: &CpuWeight) -> usize {
-    (PART_BYTES / weight.row_bytes().max(1)).max(1).next_multiple_of(GROUP_ROWS)
+    let bytes = (weight.bytes() / FEW_PARTS).clamp(PART_BYTES.0, PART_BYTES.1);
+    (bytes / weight.row_bytes().max(1)).max(1).next_multiple_of(GROUP_ROWS)
 }
 
 fn parts_of(weight: &CpuWeight) -> usize {
