@@ -127,9 +127,13 @@ pub(crate) trait Isa: Copy {
     fn narrow(self, src: &[f32; 32], dst: &mut [u8; 32]);
     /// `Σ_i codes[i] · x[i]`, the dot of the four bytes of each lane with those of `x[i]`, of at
     /// most eight. Codes are unsigned and at most `MAX`, `x` is signed and within `-127..=127`.
-    fn dot<const MAX: i32>(self, codes: &[Self::Ints], x: &[[u8; 4]]) -> Self::Ints;
+    fn dot<const MAX: i32, const N: usize>(
+        self,
+        codes: &[Self::Ints; N],
+        x: &[[u8; 4]; N],
+    ) -> Self::Ints;
     /// Likewise of codes of any size, each less [`Isa::BYTE_ZERO`].
-    fn dot_bytes(self, codes: &[Self::Ints], x: &[[u8; 4]]) -> Self::Ints;
+    fn dot_bytes<const N: usize>(self, codes: &[Self::Ints; N], x: &[[u8; 4]; N]) -> Self::Ints;
     /// `128 high + low + add` as `f32`.
     fn combine(self, high: Self::Ints, low: Self::Ints, add: i32) -> Self::F32;
 

@@ -182,11 +182,15 @@ impl Isa for Scalar {
         *dst = src.map(|v| v as i8 as u8);
     }
     #[inline(always)]
-    fn dot<const MAX: i32>(self, codes: &[Self::Ints], x: &[[u8; 4]]) -> Self::Ints {
+    fn dot<const MAX: i32, const N: usize>(
+        self,
+        codes: &[Self::Ints; N],
+        x: &[[u8; 4]; N],
+    ) -> Self::Ints {
         self.dot_bytes(codes, x)
     }
     #[inline(always)]
-    fn dot_bytes(self, codes: &[Self::Ints], x: &[[u8; 4]]) -> Self::Ints {
+    fn dot_bytes<const N: usize>(self, codes: &[Self::Ints; N], x: &[[u8; 4]; N]) -> Self::Ints {
         let mut sums = [0i32; LANES];
         for (codes, x) in codes.iter().zip(x) {
             for (sum, code) in sums.iter_mut().zip(codes) {

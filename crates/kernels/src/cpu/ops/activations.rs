@@ -20,14 +20,18 @@ const SMALLEST: f32 = 1e-30;
 /// The largest number: `128 * 127`.
 const LARGEST: f32 = 16_256.0;
 
-/// Thirty-two numbers `128 high + low` in [`ORDER`], both signed bytes.
+/// Thirty-two numbers `128 high + low` in [`ORDER`], both signed bytes, four to a dword.
 #[derive(Clone, Copy, Debug, Default)]
-#[repr(align(64))]
+#[repr(C, align(16))]
 pub(crate) struct Group {
     /// In `-127..=127`.
-    pub(crate) high: [u8; GROUP],
+    pub(crate) high: [[u8; 4]; GROUP / 4],
     /// In `-64..=64`.
-    pub(crate) low: [u8; GROUP],
+    pub(crate) low: [[u8; 4]; GROUP / 4],
+    /// The step of the numbers.
+    pub(crate) scale: f32,
+    /// `Σ n` of the first and the second sixteen.
+    pub(crate) totals: [i32; 2],
 }
 
 /// Quantised rows. The memory is kept from call to call.
@@ -35,37 +39,15 @@ pub(crate) struct Group {
 pub(crate) struct SplitRows {
     /// Groups in a row.
     per_row: usize,
-    numbers: Vec<Group>,
-    scales: Vec<f32>,
-    /// `Σ n` of the first and the second sixteen of each group.
-    totals: Vec<[i32; 2]>,
-}
-
-/// One row of [`SplitRows`], an entry for each group.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct SplitRow<'a> {
-    pub(crate) numbers: &'a [Group],
-    pub(crate) scales: &'a [f32],
-    pub(crate) totals: &'a [[i32; 2]],
+    /// `(rows, per_row)`.
+    groups: Vec<Group>,
 }
 
 impl SplitRows {
     /// Row `index`.
     #[inline(always)]
-    pub(crate) fn row(&self, index: usize) -> SplitRow<'_> {
-        let groups = index * self.per_row..(index + 1) * self.per_row;
-        SplitRow {
-            numbers: &self.numbers[groups.clone()],
-            scales: &self.scales[groups.clone()],
-            totals: &self.totals[groups],
-        }
-    }
-
-    fn resize(&mut self, rows: usize, per_row: usize) {
-        self.per_row = per_row;
-        self.numbers.resize(rows * per_row, Group::default());
-        self.scales.resize(rows * per_row, 0.0);
-        self.totals.resize(rows * per_row, [0; 2]);
+    pub(crate) fn row(&self, index: usize) -> &[Group] {
+        &self.groups[index * self.per_row..(index + 1) * self.per_row]
     }
 }
 
@@ -73,20 +55,16 @@ impl SplitRows {
 #[inline(always)]
 pub(crate) fn quantize<I: Isa>(isa: I, x: &[f32], cols: usize, out: &mut SplitRows) {
     assert!(cols > 0 && cols.is_multiple_of(GROUP) && x.len().is_multiple_of(cols));
-    out.resize(x.len() / cols, cols / GROUP);
-    for (i, x) in x.as_chunks().0.iter().enumerate() {
-        quantize_group(isa, x, &mut out.numbers[i], &mut out.scales[i], &mut out.totals[i]);
+    out.per_row = cols / GROUP;
+    out.groups.resize(x.len() / GROUP, Group::default());
+    let x = x.as_chunks().0;
+    for i in 0..x.len() {
+        quantize_group(isa, &x[i], &mut out.groups[i]);
     }
 }
 
 #[inline(always)]
-fn quantize_group<I: Isa>(
-    isa: I,
-    x: &[f32; GROUP],
-    q: &mut Group,
-    scale: &mut f32,
-    totals: &mut [i32; 2],
-) {
+fn quantize_group<I: Isa>(isa: I, x: &[f32; GROUP], q: &mut Group) {
     let (mut top, mut poison) = (isa.splat(0.0), isa.splat(0.0));
     for at in (0..GROUP).step_by(I::LANES) {
         let x = isa.load(&x[at..]);
@@ -97,7 +75,7 @@ fn quantize_group<I: Isa>(
     // NaN where a value is not finite, else 0: bytes cannot hold it, the scale can.
     let poison = isa.reduce_sum(poison);
     let inverse = if top > SMALLEST { LARGEST / top } else { 0.0 };
-    *scale = poison + if top > SMALLEST { top / LARGEST } else { 0.0 };
+    q.scale = poison + if top > SMALLEST { top / LARGEST } else { 0.0 };
     let (mut numbers, mut high, mut low) = ([0.0; GROUP], [0.0; GROUP], [0.0; GROUP]);
     for at in (0..GROUP).step_by(I::LANES) {
         let n = isa.round(isa.mul(isa.load(&x[at..]), isa.splat(inverse)));
@@ -114,18 +92,18 @@ fn quantize_group<I: Isa>(
         for at in (0..GROUP / 2).step_by(I::LANES) {
             total = isa.add(total, isa.load(&numbers[half * GROUP / 2 + at..]));
         }
-        totals[half] = isa.reduce_sum(total) as i32;
+        q.totals[half] = isa.reduce_sum(total) as i32;
     }
 }
 
 /// Whole numbers as signed bytes in [`ORDER`].
 #[inline(always)]
-fn narrow<I: Isa>(isa: I, numbers: &[f32; GROUP]) -> [u8; GROUP] {
+fn narrow<I: Isa>(isa: I, numbers: &[f32; GROUP]) -> [[u8; 4]; GROUP / 4] {
     let mut bytes = [0; GROUP];
     isa.narrow(numbers, &mut bytes);
-    let mut ordered = [0; GROUP];
+    let mut ordered = [[0; 4]; GROUP / 4];
     for p in 0..GROUP {
-        ordered[p] = bytes[ORDER[p]];
+        ordered[p / 4][p % 4] = bytes[ORDER[p]];
     }
     ordered
 }

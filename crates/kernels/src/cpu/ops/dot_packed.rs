@@ -11,7 +11,7 @@
 
 use std::marker::PhantomData;
 
-use super::activations::{SplitRow, SplitRows};
+use super::activations::{Group, SplitRows};
 use crate::Format;
 use crate::cpu::isa::{Isa, Piece};
 use crate::cpu::packed::codes::{self, Coded, CodedVisitor, Parts};
@@ -124,87 +124,88 @@ fn rows_of<I: Isa, B: Coded, const M: usize>(
 fn dot<I: Isa, B: Coded, const M: usize>(
     isa: I,
     group: &[u8],
-    x: [SplitRow<'_>; M],
+    x: [&[Group]; M],
 ) -> [[f32; GROUP_ROWS]; M] {
-    let mut sums = [[isa.splat(0.0); 2]; M];
-    for (b, block) in group.chunks_exact(Layout::<B>::BYTES).enumerate() {
+    let groups = Layout::<B>::GROUPS;
+    let mut sums = [[isa.splat(0.0); M]; 2];
+    for b in 0..group.len() / Layout::<B>::BYTES {
+        let block = &group[b * Layout::<B>::BYTES..][..Layout::<B>::BYTES];
+        let mut here = x;
+        for m in 0..M {
+            here[m] = &x[m][b * groups..][..groups];
+        }
         for v in 0..GROUP_ROWS / I::LANES {
-            let first = b * Layout::<B>::GROUPS;
-            add_block::<I, B, M>(isa, (block, v), (&x, first), &mut sums);
+            add_block::<I, B, M>(isa, (block, v), here, &mut sums[v]);
         }
     }
     let mut out = [[0.0; GROUP_ROWS]; M];
     for m in 0..M {
         for v in 0..GROUP_ROWS / I::LANES {
-            isa.store(sums[m][v], &mut out[m][v * I::LANES..]);
+            isa.store(sums[v][m], &mut out[m][v * I::LANES..]);
         }
     }
     out
 }
 
-/// What one block of the rows of vector `v` adds to the sums `[m][v]`; its activations begin with
-/// group `first`.
+/// What one block of the rows of vector `v` adds to their sums.
 #[inline(always)]
 fn add_block<I: Isa, B: Coded, const M: usize>(
     isa: I,
     (block, v): (&[u8], usize),
-    (x, first): (&[SplitRow<'_>; M], usize),
-    sums: &mut [[I::F32; 2]; M],
+    x: [&[Group]; M],
+    sums: &mut [I::F32; M],
 ) {
-    let factors = Factors::load::<B>(isa, block, v * I::LANES);
+    let lane = v * I::LANES;
+    let factors = Factors::load::<B>(isa, block, lane);
     for g in 0..Layout::<B>::GROUPS {
         if v == 0 {
             let planes = Layout::<B>::CODES + g * Layout::<B>::GROUP_BYTES;
             isa.prefetch_near(block, planes + AHEAD, Layout::<B>::GROUP_BYTES);
         }
-        let codes = unpack::<I, B>(isa, planes::<B>(block, g), v * I::LANES);
-        for m in 0..M {
-            let x = (&x[m], first + g);
-            sums[m][v] = add_group::<I, B>(isa, (&factors, g), &codes, x, sums[m][v]);
+        let codes = unpack::<I, B>(isa, planes::<B>(block, g), lane);
+        if Layout::<B>::PART_LEN == 16 {
+            let parts = [factors.part::<B>(isa, 2 * g), factors.part::<B>(isa, 2 * g + 1)];
+            for m in 0..M {
+                let x = &x[m][g];
+                sums[m] = add_part::<I, B, 4>(isa, (half(&codes, 0), parts[0]), x, 0, sums[m]);
+                sums[m] = add_part::<I, B, 4>(isa, (half(&codes, 1), parts[1]), x, 1, sums[m]);
+            }
+        } else {
+            let part = factors.part::<B>(isa, g);
+            for m in 0..M {
+                sums[m] = add_part::<I, B, 8>(isa, (&codes, part), &x[m][g], 0, sums[m]);
+            }
         }
     }
 }
 
-/// What 32 weights of each row add to `sum`.
+/// Half `index` of eight.
 #[inline(always)]
-fn add_group<I: Isa, B: Coded>(
+fn half<T>(eight: &[T; 8], index: usize) -> &[T; 4] {
+    &eight.as_chunks().0[index]
+}
+
+/// What the `4 N` weights of a part, of each row, add to `sum`.
+#[inline(always)]
+fn add_part<I: Isa, B: Coded, const N: usize>(
     isa: I,
-    (factors, g): (&Factors<'_, I>, usize),
-    codes: &[I::Ints; 8],
-    (x, at): (&SplitRow<'_>, usize),
-    mut sum: I::F32,
+    (codes, (scales, offsets)): (&[I::Ints; N], (I::F32, I::F32)),
+    x: &Group,
+    part: usize,
+    sum: I::F32,
 ) -> I::F32 {
-    let (numbers, scale) = (&x.numbers[at], isa.splat(x.scales[at]));
-    let (high, low) = (numbers.high.as_chunks::<4>().0, numbers.low.as_chunks::<4>().0);
-    let zero = zero::<I, B>();
-    if Layout::<B>::PART_LEN == 16 {
-        for half in 0..2 {
-            let (scales, offsets) = factors.part::<B>(isa, 2 * g + half);
-            let total = x.totals[at][half];
-            let range = 4 * half..4 * half + 4;
-            let codes = &codes[range.clone()];
-            let high = dot_codes::<I, B>(isa, codes, &high[range.clone()]);
-            let low = dot_codes::<I, B>(isa, codes, &low[range]);
-            let number = isa.combine(high, low, -zero * total);
-            sum = isa.fma(isa.mul(number, scale), scales, sum);
-            if B::MINIMUM {
-                sum = isa.fma(isa.splat(x.scales[at] * total as f32), offsets, sum);
-            }
-        }
+    let (high, low) = (&x.high.as_chunks::<N>().0[part], &x.low.as_chunks::<N>().0[part]);
+    let total = if N == 8 { x.totals[0] + x.totals[1] } else { x.totals[part] };
+    let number = isa.combine(
+        dot_codes::<I, B, N>(isa, codes, high),
+        dot_codes::<I, B, N>(isa, codes, low),
+        -zero::<I, B>() * total,
+    );
+    let sum = isa.fma(isa.mul(number, isa.splat(x.scale)), scales, sum);
+    if !B::MINIMUM {
         return sum;
     }
-    let (scales, offsets) = factors.part::<B>(isa, g);
-    let total = x.totals[at][0] + x.totals[at][1];
-    let number = isa.combine(
-        dot_codes::<I, B>(isa, codes, high),
-        dot_codes::<I, B>(isa, codes, low),
-        -zero * total,
-    );
-    sum = isa.fma(isa.mul(number, scale), scales, sum);
-    if B::MINIMUM {
-        sum = isa.fma(isa.splat(x.scales[at] * total as f32), offsets, sum);
-    }
-    sum
+    isa.fma(isa.splat(x.scale * total as f32), offsets, sum)
 }
 
 /// Whether codes need all eight bits of a byte.
@@ -219,14 +220,18 @@ fn zero<I: Isa, B: Coded>() -> i32 {
 }
 
 #[inline(always)]
-fn dot_codes<I: Isa, B: Coded>(isa: I, codes: &[I::Ints], x: &[[u8; 4]]) -> I::Ints {
+fn dot_codes<I: Isa, B: Coded, const N: usize>(
+    isa: I,
+    codes: &[I::Ints; N],
+    x: &[[u8; 4]; N],
+) -> I::Ints {
     if is_wide::<B>() {
         return isa.dot_bytes(codes, x);
     }
     match B::BITS {
-        2..=4 => isa.dot::<15>(codes, x),
-        5 => isa.dot::<31>(codes, x),
-        _ => isa.dot::<63>(codes, x),
+        2..=4 => isa.dot::<15, N>(codes, x),
+        5 => isa.dot::<31, N>(codes, x),
+        _ => isa.dot::<63, N>(codes, x),
     }
 }
 

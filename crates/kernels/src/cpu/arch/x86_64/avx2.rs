@@ -312,7 +312,11 @@ impl Isa for Avx2 {
         }
     }
     #[inline(always)]
-    fn dot<const MAX: i32>(self, codes: &[__m256i], x: &[[u8; 4]]) -> __m256i {
+    fn dot<const MAX: i32, const N: usize>(
+        self,
+        codes: &[__m256i; N],
+        x: &[[u8; 4]; N],
+    ) -> __m256i {
         // SAFETY: the token proves avx2.
         unsafe {
             let ones = _mm256_set1_epi16(1);
@@ -320,9 +324,9 @@ impl Isa for Avx2 {
             let fit = (32_767 / (254 * MAX)) as usize;
             let mut sum = _mm256_setzero_si256();
             let mut i = 0;
-            while i < codes.len() {
+            while i < N {
                 let mut pairs = _mm256_maddubs_epi16(codes[i], broadcast(x[i]));
-                let end = if i + fit < codes.len() { i + fit } else { codes.len() };
+                let end = if i + fit < N { i + fit } else { N };
                 i += 1;
                 while i < end {
                     let more = _mm256_maddubs_epi16(codes[i], broadcast(x[i]));
@@ -335,15 +339,15 @@ impl Isa for Avx2 {
         }
     }
     #[inline(always)]
-    fn dot_bytes(self, codes: &[__m256i], x: &[[u8; 4]]) -> __m256i {
+    fn dot_bytes<const N: usize>(self, codes: &[__m256i; N], x: &[[u8; 4]; N]) -> __m256i {
         // SAFETY: the token proves avx2.
         unsafe {
             let ones = _mm256_set1_epi16(1);
             let mut sum = _mm256_setzero_si256();
-            for (code, x) in codes.iter().zip(x) {
-                let number = _mm256_xor_si256(*code, _mm256_set1_epi8(i8::MIN));
+            for i in 0..N {
+                let number = _mm256_xor_si256(codes[i], _mm256_set1_epi8(i8::MIN));
                 // Magnitudes are at most 128, `x` at most 127: 2 * 128 * 127 fits.
-                let x = _mm256_sign_epi8(broadcast(*x), number);
+                let x = _mm256_sign_epi8(broadcast(x[i]), number);
                 let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(number), x);
                 sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones));
             }

@@ -309,16 +309,21 @@ impl<const BF16: bool> Isa for WithAvx512<BF16> {
         }
     }
     #[inline(always)]
-    fn dot<const MAX: i32>(self, codes: &[__m512i], x: &[[u8; 4]]) -> __m512i {
+    fn dot<const MAX: i32, const N: usize>(
+        self,
+        codes: &[__m512i; N],
+        x: &[[u8; 4]; N],
+    ) -> __m512i {
         self.dot_bytes(codes, x)
     }
     #[inline(always)]
-    fn dot_bytes(self, codes: &[__m512i], x: &[[u8; 4]]) -> __m512i {
+    fn dot_bytes<const N: usize>(self, codes: &[__m512i; N], x: &[[u8; 4]; N]) -> __m512i {
         // SAFETY: the token proves avx512vnni. The dots do not saturate.
         unsafe {
             let mut sum = _mm512_setzero_si512();
-            for (code, x) in codes.iter().zip(x) {
-                sum = _mm512_dpbusd_epi32(sum, *code, _mm512_set1_epi32(i32::from_le_bytes(*x)));
+            for i in 0..N {
+                let x = _mm512_set1_epi32(i32::from_le_bytes(x[i]));
+                sum = _mm512_dpbusd_epi32(sum, codes[i], x);
             }
             sum
         }

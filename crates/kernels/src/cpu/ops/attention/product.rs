@@ -211,13 +211,12 @@ impl Product for Q8 {
                     codes[i] = isa.load_ints(unit.codes[i][lane..].as_flattened());
                 }
                 for r in 0..R {
-                    let row = q.numbers.row(row + r);
+                    let q = &q.numbers.row(row + r)[g];
+                    let total = q.totals[0] + q.totals[1];
                     let (high, low) =
-                        (row.numbers[g].high.as_chunks().0, row.numbers[g].low.as_chunks().0);
-                    let total = row.totals[g][0] + row.totals[g][1];
-                    let (high, low) = (isa.dot_bytes(&codes, high), isa.dot_bytes(&codes, low));
+                        (isa.dot_bytes(&codes, &q.high), isa.dot_bytes(&codes, &q.low));
                     let number = isa.combine(high, low, (I::BYTE_ZERO - CODE_ZERO) * total);
-                    let scale = isa.mul(scales, isa.splat(row.scales[g]));
+                    let scale = isa.mul(scales, isa.splat(q.scale));
                     sums[r][v] = isa.fma(number, scale, sums[r][v]);
                 }
             }
