@@ -32,7 +32,7 @@ fn main() {
     let names: Vec<String> = args.collect();
     let cpu = Cpu::new(&CpuOptions { threads, ..CpuOptions::default() }).expect("PUNA_ISA");
     println!("{} with {} threads", cpu.isa(), cpu.threads());
-    let (read, peak) = (read_loop(), multiply_add_loop());
+    let (read, peak) = (read_loop(&cpu), multiply_add_loop());
     println!("one thread: read loop {read:.1} GB/s, multiply-adds {peak:.1} GFLOP/s");
     for format in FORMATS {
         if names.is_empty() || names.iter().any(|name| name == format.name()) {
@@ -53,9 +53,10 @@ fn best(repeats: usize, mut call: impl FnMut()) -> f64 {
     (0..repeats).map(time).fold(f64::INFINITY, f64::min)
 }
 
-/// GB/s of adding up a large array.
-fn read_loop() -> f64 {
-    let data: Vec<u64> = (0..SET_BYTES as u64 / 8).collect();
+/// GB/s of adding up a large array, in memory of the kind that weights lie in.
+fn read_loop(cpu: &Cpu) -> f64 {
+    let data = buf(cpu, SET_BYTES / 4);
+    let data: &[u64] = bytemuck::cast_slice(&data);
     let seconds = best(7, || {
         let mut sums = [0u64; 16];
         for part in data.as_chunks::<16>().0 {

@@ -7,8 +7,8 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use super::Cpu;
 use super::isa::{Isa, PairIsa};
+use super::{Cpu, CpuBuf};
 use crate::OutOfMemory;
 
 /// Words of the buffer that is read: 512 MiB, beyond any cache of one socket.
@@ -50,14 +50,10 @@ impl Cpu {
     }
 
     fn read_rate(&self) -> Result<f64, OutOfMemory> {
-        let mut words: Vec<u64> = Vec::new();
-        words.try_reserve_exact(BUFFER_WORDS).map_err(|_| OutOfMemory {
-            what: "the buffer that measures memory".to_owned(),
-            bytes: (BUFFER_WORDS * size_of::<u64>()) as u64,
-        })?;
+        let mut buf = CpuBuf::zeros(2 * BUFFER_WORDS, "the buffer that measures memory")?;
+        let words: &mut [u64] = bytemuck::cast_slice_mut(&mut buf);
         // Zeros of a fresh allocation would all be one page.
-        words.resize(BUFFER_WORDS, 0);
-        self.pool.for_each_chunk(&mut words, PART_WORDS, |part, chunk| {
+        self.pool.for_each_chunk(words, PART_WORDS, |part, chunk| {
             for (word, value) in chunk.iter_mut().zip(part as u64..) {
                 *word = value;
             }
@@ -69,7 +65,7 @@ impl Cpu {
                 black_box(sum(chunk));
             });
         });
-        Ok(size_of_val(words.as_slice()) as f64 / seconds)
+        Ok(size_of_val(words) as f64 / seconds)
     }
 
     fn multiply_add_rate(&self) -> f64 {
