@@ -27,6 +27,15 @@ pub(crate) trait Piece {
     fn run<I: Isa>(self, isa: I) -> Self::Output;
 }
 
+/// A cache of one processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cache {
+    /// The nearest; it has few places for what is on its way.
+    First,
+    /// The next.
+    Second,
+}
+
 /// Vector primitives. A value of an `Isa` type is proof that the processor has its features.
 pub(crate) trait Isa: Copy {
     /// A vector of [`Isa::LANES`] values.
@@ -46,9 +55,10 @@ pub(crate) trait Isa: Copy {
     /// Calls `piece` without inlining it, in a function compiled for this instruction set.
     fn call<P: Piece>(self, piece: P) -> P::Output;
 
-    /// Asks for bytes `from..from + len` of `src`, which may lie beyond its end, to the first cache:
-    /// for streams that the processor follows by itself, but too late.
-    fn prefetch_near(self, src: &[u8], from: usize, len: usize);
+    /// Asks for the cache lines of the bytes `range` of `src`, which may lie beyond its end, to
+    /// `cache`. Changes nothing but the time.
+    #[inline(always)]
+    fn prefetch(self, _cache: Cache, _src: &[u8], _range: Range<usize>) {}
 
     /// All lanes `value`.
     fn splat(self, value: f32) -> Self::F32;
@@ -117,8 +127,12 @@ pub(crate) trait Isa: Copy {
     fn load_halves_of_bytes(self, src: &[u8]) -> (Self::F32, Self::F32);
     /// Bits `FROM..FROM + N` of each byte, moved to its bottom.
     fn bits<const FROM: i32, const N: i32>(self, v: Self::Ints) -> Self::Ints;
-    /// `a | b << N`, byte by byte; the bytes of `b` have room.
-    fn or_up<const N: i32>(self, a: Self::Ints, b: Self::Ints) -> Self::Ints;
+    /// `a`, and at bit `TO` of each byte, where `a` has none, bits `FROM..FROM + N` of `b`.
+    fn or_bits<const FROM: i32, const TO: i32, const N: i32>(
+        self,
+        a: Self::Ints,
+        b: Self::Ints,
+    ) -> Self::Ints;
     /// `table[v] + 128` for bytes below 16.
     fn look_up(self, table: &[i8; 16], v: Self::Ints) -> Self::Ints;
     /// Byte `N` of each dword as `f32`.
@@ -143,11 +157,6 @@ pub(crate) trait Isa: Copy {
         let half = self.round(self.mul(n, self.splat(0.5)));
         self.mul(self.mul(v, self.exp2_int(half)), self.exp2_int(self.sub(n, half)))
     }
-
-    /// Asks for the cache line of `at`, which is read soon, to the second cache: the first one has
-    /// too few places for what is on its way. Changes nothing but the time.
-    #[inline(always)]
-    fn prefetch<T>(self, _at: &T) {}
 
     /// `e^x` within 2 ulp; 0 below -104, infinity above 88.8, NaN for NaN.
     #[inline(always)]

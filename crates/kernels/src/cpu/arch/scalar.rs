@@ -36,8 +36,6 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
-    fn prefetch_near(self, _: &[u8], _: usize, _: usize) {}
-    #[inline(always)]
     fn splat(self, value: f32) -> Self::F32 {
         [value; LANES]
     }
@@ -164,8 +162,13 @@ impl Isa for Scalar {
         v.map(|v| v >> FROM & (0x0101_0101 * ((1 << N) - 1)))
     }
     #[inline(always)]
-    fn or_up<const N: i32>(self, a: Self::Ints, b: Self::Ints) -> Self::Ints {
-        std::array::from_fn(|i| a[i] | b[i] << N)
+    fn or_bits<const FROM: i32, const TO: i32, const N: i32>(
+        self,
+        a: Self::Ints,
+        b: Self::Ints,
+    ) -> Self::Ints {
+        let b = self.bits::<FROM, N>(b);
+        std::array::from_fn(|i| a[i] | b[i] << TO)
     }
     #[inline(always)]
     fn look_up(self, table: &[i8; 16], v: Self::Ints) -> Self::Ints {

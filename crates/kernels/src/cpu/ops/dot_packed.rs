@@ -13,15 +13,24 @@ use std::marker::PhantomData;
 
 use super::activations::{Group, SplitRows};
 use crate::Format;
-use crate::cpu::isa::{Isa, Piece};
+use crate::cpu::isa::{Cache, Isa, Piece};
 use crate::cpu::packed::codes::{self, Coded, CodedVisitor, Parts};
 use crate::cpu::packed::{GROUP_ROWS, Layout};
 
 /// Rows of activations that one pass over the weights serves.
 pub(crate) const MAX_ROWS: usize = 4;
 
-/// How far before its use a weight is asked for, in bytes: of 0 to 4 KiB the best on Zen 4.
-const AHEAD: usize = 2048;
+/// How far before its use a weight is asked for, in bytes, and to which cache. Where memory is the
+/// limit the processor follows the stream by itself, and needs but a push; the more there is to
+/// compute, the less it looks ahead. The best of 512 bytes to 8 KiB and both caches on Zen 4, on
+/// huge pages.
+const fn ahead<B: Coded>(rows: usize) -> (Cache, usize) {
+    match rows {
+        1 if Layout::<B>::PART_LEN > 16 => (Cache::Second, 512),
+        1 => (Cache::First, 2048),
+        _ => (Cache::First, 4096),
+    }
+}
 
 /// Some groups of sixteen rows of a packed weight.
 #[derive(Clone, Copy, Debug)]
@@ -159,8 +168,9 @@ fn add_block<I: Isa, B: Coded, const M: usize>(
     let factors = Factors::load::<B>(isa, block, lane);
     for g in 0..Layout::<B>::GROUPS {
         if v == 0 {
-            let planes = Layout::<B>::CODES + g * Layout::<B>::GROUP_BYTES;
-            isa.prefetch_near(block, planes + AHEAD, Layout::<B>::GROUP_BYTES);
+            let (cache, ahead) = const { ahead::<B>(M) };
+            let from = ahead + Layout::<B>::CODES + g * Layout::<B>::GROUP_BYTES;
+            isa.prefetch(cache, block, from..from + Layout::<B>::GROUP_BYTES);
         }
         let codes = unpack::<I, B>(isa, planes::<B>(block, g), lane);
         if Layout::<B>::PART_LEN == 16 {
@@ -269,12 +279,8 @@ pub(super) fn unpack<I: Isa, B: Coded>(isa: I, planes: &[u8], lane: usize) -> [I
                 one_bit::<I, 4>(isa, plane(4), &mut out);
             }
             if bits == 6 {
-                let mut high = out;
-                two_bits(isa, plane(4), &mut high, 0);
-                two_bits(isa, plane(5), &mut high, 4);
-                for i in 0..8 {
-                    out[i] = isa.or_up::<4>(out[i], high[i]);
-                }
+                two_bits_above(isa, plane(4), &mut out, 0);
+                two_bits_above(isa, plane(5), &mut out, 4);
             }
         }
     }
@@ -295,17 +301,26 @@ fn two_bits<I: Isa>(isa: I, dword: I::Ints, out: &mut [I::Ints; 8], first: usize
     out[first + 3] = isa.bits::<6, 2>(dword);
 }
 
+/// Adds them above the four bits of four codes.
+#[inline(always)]
+fn two_bits_above<I: Isa>(isa: I, dword: I::Ints, out: &mut [I::Ints; 8], first: usize) {
+    out[first] = isa.or_bits::<0, 4, 2>(out[first], dword);
+    out[first + 1] = isa.or_bits::<2, 4, 2>(out[first + 1], dword);
+    out[first + 2] = isa.or_bits::<4, 4, 2>(out[first + 2], dword);
+    out[first + 3] = isa.or_bits::<6, 4, 2>(out[first + 3], dword);
+}
+
 /// Adds the bits of one dword at bit `AT` of eight dwords of codes.
 #[inline(always)]
 fn one_bit<I: Isa, const AT: i32>(isa: I, dword: I::Ints, out: &mut [I::Ints; 8]) {
-    out[0] = isa.or_up::<AT>(out[0], isa.bits::<0, 1>(dword));
-    out[1] = isa.or_up::<AT>(out[1], isa.bits::<1, 1>(dword));
-    out[2] = isa.or_up::<AT>(out[2], isa.bits::<2, 1>(dword));
-    out[3] = isa.or_up::<AT>(out[3], isa.bits::<3, 1>(dword));
-    out[4] = isa.or_up::<AT>(out[4], isa.bits::<4, 1>(dword));
-    out[5] = isa.or_up::<AT>(out[5], isa.bits::<5, 1>(dword));
-    out[6] = isa.or_up::<AT>(out[6], isa.bits::<6, 1>(dword));
-    out[7] = isa.or_up::<AT>(out[7], isa.bits::<7, 1>(dword));
+    out[0] = isa.or_bits::<0, AT, 1>(out[0], dword);
+    out[1] = isa.or_bits::<1, AT, 1>(out[1], dword);
+    out[2] = isa.or_bits::<2, AT, 1>(out[2], dword);
+    out[3] = isa.or_bits::<3, AT, 1>(out[3], dword);
+    out[4] = isa.or_bits::<4, AT, 1>(out[4], dword);
+    out[5] = isa.or_bits::<5, AT, 1>(out[5], dword);
+    out[6] = isa.or_bits::<6, AT, 1>(out[6], dword);
+    out[7] = isa.or_bits::<7, AT, 1>(out[7], dword);
 }
 
 /// The factors of one block for the rows of one vector.
@@ -364,11 +379,9 @@ fn six_bits<I: Isa>(isa: I, bytes: &[u8], part: usize) -> (I::Ints, I::Ints) {
         return (isa.bits::<0, 6>(byte_of_rows(isa, bytes, part)), isa.bits::<0, 6>(min));
     }
     let low = byte_of_rows(isa, bytes, part + 4);
-    let scale_top = isa.bits::<6, 2>(byte_of_rows(isa, bytes, part - 4));
-    let min_top = isa.bits::<6, 2>(byte_of_rows(isa, bytes, part));
     (
-        isa.or_up::<4>(isa.bits::<0, 4>(low), scale_top),
-        isa.or_up::<4>(isa.bits::<4, 4>(low), min_top),
+        isa.or_bits::<6, 4, 2>(isa.bits::<0, 4>(low), byte_of_rows(isa, bytes, part - 4)),
+        isa.or_bits::<6, 4, 2>(isa.bits::<4, 4>(low), byte_of_rows(isa, bytes, part)),
     )
 }
 
@@ -379,13 +392,12 @@ fn six_bits_signed<I: Isa>(isa: I, bytes: &[u8], part: usize) -> I::Ints {
     let low = byte_of_rows(isa, bytes, part % 8);
     let low = if part < 8 { isa.bits::<0, 4>(low) } else { isa.bits::<4, 4>(low) };
     let high = byte_of_rows(isa, bytes, 8 + part % 4);
-    let high = match part / 4 {
-        0 => isa.bits::<0, 2>(high),
-        1 => isa.bits::<2, 2>(high),
-        2 => isa.bits::<4, 2>(high),
-        _ => isa.bits::<6, 2>(high),
-    };
-    isa.or_up::<4>(low, high)
+    match part / 4 {
+        0 => isa.or_bits::<0, 4, 2>(low, high),
+        1 => isa.or_bits::<2, 4, 2>(low, high),
+        2 => isa.or_bits::<4, 4, 2>(low, high),
+        _ => isa.or_bits::<6, 4, 2>(low, high),
+    }
 }
 
 /// Byte `index` of the scales of each row, one to a dword.

@@ -2,8 +2,9 @@
 //! `__m256i`. Byte dots go through sums of 16 bits, of as many products as fit.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
-use crate::cpu::isa::{Isa, Piece};
+use crate::cpu::isa::{Cache, Isa, Piece};
 
 /// A processor with `avx2`, `fma` and `f16c`.
 #[derive(Clone, Copy, Debug)]
@@ -41,10 +42,18 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn prefetch_near(self, src: &[u8], from: usize, len: usize) {
-        for line in (0..len).step_by(64) {
+    fn prefetch(self, cache: Cache, src: &[u8], range: Range<usize>) {
+        let mut at = range.start;
+        while at < range.end {
+            let line = src.as_ptr().wrapping_add(at).cast();
             // SAFETY: a prefetch reads nothing that a program can see and faults on no address.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(src.as_ptr().wrapping_add(from + line).cast()) };
+            unsafe {
+                match cache {
+                    Cache::First => _mm_prefetch::<_MM_HINT_T0>(line),
+                    Cache::Second => _mm_prefetch::<_MM_HINT_T1>(line),
+                }
+            }
+            at += 64;
         }
     }
     #[inline(always)]
@@ -183,11 +192,6 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn prefetch<T>(self, at: &T) {
-        // SAFETY: a hint; it reads nothing, and the reference is valid besides.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(at).cast()) }
-    }
-    #[inline(always)]
     fn transpose(self, src: &[f32], from: usize, dst: &mut [f32], to: usize) {
         let row = |i: usize| self.load(&src[i * from..]);
         let [a, b, c, d] = [row(0), row(1), row(2), row(3)];
@@ -272,9 +276,22 @@ impl Isa for Avx2 {
         }
     }
     #[inline(always)]
-    fn or_up<const N: i32>(self, a: __m256i, b: __m256i) -> __m256i {
+    fn or_bits<const FROM: i32, const TO: i32, const N: i32>(
+        self,
+        a: __m256i,
+        b: __m256i,
+    ) -> __m256i {
         // SAFETY: the token proves avx2.
-        unsafe { _mm256_or_si256(a, _mm256_slli_epi32::<N>(b)) }
+        unsafe {
+            // A count that is a constant becomes part of the instruction.
+            let moved = if FROM < TO {
+                _mm256_sll_epi32(b, _mm_cvtsi32_si128(TO - FROM))
+            } else {
+                _mm256_srl_epi32(b, _mm_cvtsi32_si128(FROM - TO))
+            };
+            let here = _mm256_set1_epi8((((1 << N) - 1) << TO) as i8);
+            _mm256_or_si256(a, _mm256_and_si256(moved, here))
+        }
     }
     #[inline(always)]
     fn look_up(self, table: &[i8; 16], v: __m256i) -> __m256i {

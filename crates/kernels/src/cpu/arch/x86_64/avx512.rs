@@ -3,9 +3,10 @@
 //! values as well.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::avx2::Avx2;
-use crate::cpu::isa::{Isa, PairIsa, Piece};
+use crate::cpu::isa::{Cache, Isa, PairIsa, Piece};
 
 /// A processor with `avx512f`, `avx512bw`, `avx512vl`, `avx512dq`, `avx512vnni`, and all of
 /// [`Avx2`]; where `BF16` also with `avx512bf16`.
@@ -65,11 +66,8 @@ impl<const BF16: bool> Isa for WithAvx512<BF16> {
     }
 
     #[inline(always)]
-    fn prefetch_near(self, src: &[u8], from: usize, len: usize) {
-        for line in (0..len).step_by(64) {
-            // SAFETY: a prefetch reads nothing that a program can see and faults on no address.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(src.as_ptr().wrapping_add(from + line).cast()) };
-        }
+    fn prefetch(self, cache: Cache, src: &[u8], range: Range<usize>) {
+        self.0.prefetch(cache, src, range);
     }
     #[inline(always)]
     fn splat(self, value: f32) -> __m512 {
@@ -205,10 +203,6 @@ impl<const BF16: bool> Isa for WithAvx512<BF16> {
         unsafe { _mm512_scalef_ps(v, n) }
     }
     #[inline(always)]
-    fn prefetch<T>(self, at: &T) {
-        self.0.prefetch(at);
-    }
-    #[inline(always)]
     fn transpose(self, src: &[f32], from: usize, dst: &mut [f32], to: usize) {
         self.0.transpose(src, from, dst, to);
     }
@@ -264,15 +258,21 @@ impl<const BF16: bool> Isa for WithAvx512<BF16> {
         }
     }
     #[inline(always)]
-    fn or_up<const N: i32>(self, a: __m512i, b: __m512i) -> __m512i {
-        // SAFETY: the token proves avx512f.
+    fn or_bits<const FROM: i32, const TO: i32, const N: i32>(
+        self,
+        a: __m512i,
+        b: __m512i,
+    ) -> __m512i {
+        // SAFETY: the token proves avx512bw.
         unsafe {
-            let moved = match N {
-                2 => _mm512_slli_epi32::<2>(b),
-                4 => _mm512_slli_epi32::<4>(b),
-                _ => _mm512_sll_epi32(b, _mm_cvtsi32_si128(N)),
+            // A count that is a constant becomes part of the instruction.
+            let moved = if FROM < TO {
+                _mm512_sll_epi32(b, _mm_cvtsi32_si128(TO - FROM))
+            } else {
+                _mm512_srl_epi32(b, _mm_cvtsi32_si128(FROM - TO))
             };
-            _mm512_or_si512(a, moved)
+            let here = _mm512_set1_epi8((((1 << N) - 1) << TO) as i8);
+            _mm512_or_si512(a, _mm512_and_si512(moved, here))
         }
     }
     #[inline(always)]

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use crate::KvShape;
-use crate::cpu::isa::Isa;
+use crate::cpu::isa::{Cache, Isa};
 use crate::cpu::kv_cache::units::{PANEL, Stored};
 
 /// The keys and the values of one head, in blocks of a layer's pool.
@@ -128,11 +128,7 @@ impl Ahead<'_> {
     pub(super) fn fetch<I: Isa>(self, isa: I, from: usize, to: usize) {
         const LINE: usize = 64;
         let end = if to < self.0.len() { to } else { self.0.len() };
-        let mut at = from.next_multiple_of(LINE);
-        while at < end {
-            isa.prefetch(&self.0[at]);
-            at += LINE;
-        }
+        isa.prefetch(Cache::Second, self.0, from.next_multiple_of(LINE)..end);
     }
 
     /// Without the first `n` bytes.
