@@ -2,13 +2,15 @@
 //! whatever happens around it. The whole vocabulary's log-probabilities of each new token stand for
 //! the logits: they are sums of them with one number, so that a changed bit shows.
 
+mod complete;
 mod random_model;
 
 use std::sync::Arc;
 
+use complete::complete;
 use puna::generate::{Engine, EngineOptions, Proposer, Request, Sampled, Speculation};
 use puna_kernels::{Cpu, CpuOptions, Format, KvDtype};
-use random_model::{Model, Noise, VOCAB_SIZE, complete, cpu, greedy, model};
+use random_model::{Model, Noise, VOCAB_SIZE, cpu, greedy, model};
 
 /// Of every path: `f32` dots, whole numbers, rows that are expanded.
 const FORMATS: [Format; 8] = [

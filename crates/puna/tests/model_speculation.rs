@@ -1,18 +1,20 @@
 //! Guessing ahead: the events of plain decoding, in fewer steps. Greedy and sampled, with prompt
 //! lookup, with a draft model that is always right, and with one that is mostly wrong.
 
+mod complete;
 mod golden;
 mod random_model;
 
 use std::sync::Arc;
 
+use complete::complete;
 use puna::generate::{
     DraftCounts, Engine, EngineOptions, Event, FinishReason, Proposer, Request, SamplingParams,
     Speculation, SpeculationError,
 };
 use puna::model::{LlamaForCausalLM, LoadOptions};
 use puna_kernels::{Cpu, CpuOptions, Format, KvDtype};
-use random_model::{Model, Noise, complete, cpu, greedy, ids, model, with_vocabulary};
+use random_model::{Model, Noise, cpu, greedy, ids, model, with_vocabulary};
 
 const OPTIONS: EngineOptions =
     EngineOptions { max_batch_rows: 64, kv_tokens: 1024, kv_dtype: KvDtype::F32 };

@@ -2,9 +2,12 @@
 //! perplexity, tokens of a megabyte of mixed text. The model is `$PUNA_TEST_MODEL`, or what
 //! `puna pull smollm2` left in Puna's cache; where it is absent the tests say that they skipped.
 
+mod complete;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use complete::complete;
 use puna::checkpoint::{Checkpoint, TokenizerSource};
 use puna::generate::{
     Engine, EngineOptions, Proposer, Request, Sampled, SamplingParams, Speculation, StopConditions,
@@ -186,18 +189,6 @@ fn perplexity_is_that_of_transformers() {
 const ENGINE: EngineOptions =
     EngineOptions { max_batch_rows: 256, kv_tokens: 4096, kv_dtype: KvDtype::F32 };
 
-fn completed(engine: &mut Engine<Cpu>, requests: &[Request]) -> Vec<Vec<Sampled>> {
-    let ids: Vec<_> = requests.iter().map(|r| engine.submit(r.clone()).unwrap()).collect();
-    let mut tokens = vec![Vec::new(); ids.len()];
-    while !engine.is_idle() {
-        for event in engine.step().unwrap() {
-            let index = ids.iter().position(|id| *id == event.sequence).unwrap();
-            tokens[index].push(event.token.unwrap());
-        }
-    }
-    tokens
-}
-
 /// Requests with the 100 likeliest tokens of each step, whose log-probabilities show a changed bit
 /// of any logit in their common sum.
 fn reported(prompt_ids: &[u32]) -> Request {
@@ -233,15 +224,15 @@ fn deterministic_means_the_same_bits() {
     };
     let expected: Vec<Vec<Sampled>> = requests
         .iter()
-        .map(|r| completed(&mut engine(1, 256), std::slice::from_ref(r)).remove(0))
+        .map(|r| complete(&mut engine(1, 256), std::slice::from_ref(r)).remove(0))
         .collect();
     let mut together = engine(2, 256);
-    assert!(completed(&mut together, &requests) == expected, "together, on two threads");
-    assert!(completed(&mut together, &requests) == expected, "after prefix hits");
-    assert!(completed(&mut engine(2, 23), &requests) == expected, "in small chunks");
+    assert!(complete(&mut together, &requests) == expected, "together, on two threads");
+    assert!(complete(&mut together, &requests) == expected, "after prefix hits");
+    assert!(complete(&mut engine(2, 23), &requests) == expected, "in small chunks");
     let mut guessing = engine(2, 64);
     guessing.speculate(Some(lookup(64))).unwrap();
-    assert!(completed(&mut guessing, &requests) == expected, "guessing ahead");
+    assert!(complete(&mut guessing, &requests) == expected, "guessing ahead");
     println!("{:?}", guessing.draft_counts());
     assert!(guessing.draft_counts().accepted > 0);
 }
@@ -260,12 +251,12 @@ fn guessing_ahead_is_plain_greedy() {
         let mut request = reported(prompt_ids);
         request.stop.max_new_tokens = 100;
         let requests = std::slice::from_ref(&request);
-        let plain = completed(&mut Engine::new(Arc::clone(&model), &ENGINE).unwrap(), requests);
+        let plain = complete(&mut Engine::new(Arc::clone(&model), &ENGINE).unwrap(), requests);
         let draft = Proposer::Draft(Arc::clone(&model));
         for how in [lookup(max_rows), Speculation { proposer: draft, ..lookup(max_rows) }] {
             let mut engine = Engine::new(Arc::clone(&model), &ENGINE).unwrap();
             engine.speculate(Some(how)).unwrap();
-            assert!(completed(&mut engine, requests) == plain);
+            assert!(complete(&mut engine, requests) == plain);
             println!("{:?}", engine.draft_counts());
             assert!(engine.draft_counts().accepted > 0);
         }

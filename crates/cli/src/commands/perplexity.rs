@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use puna::model::{Batch, LlamaForCausalLM, Tokens, Trace, Workspace};
 use puna::tokenizer::EncodeOptions;
-use puna_kernels::{Backend, Cpu, KvDtype, KvShape, Mask, Span};
+use puna_kernels::{Backend, Cpu, KvDtype, Mask, Span};
 use serde_json::json;
 
 use super::ModelArgs;
@@ -144,23 +144,15 @@ impl<'a> Scorer<'a> {
         context: usize,
         kv_dtype: KvDtype,
     ) -> anyhow::Result<Self> {
-        let config = &model.model.config;
         let n_blocks = context.div_ceil(BLOCK_LEN);
-        let shape = KvShape {
-            n_layers: config.num_hidden_layers,
-            n_blocks,
-            block_len: BLOCK_LEN,
-            n_kv_heads: config.num_key_value_heads,
-            head_dim: config.head_dim,
-            dtype: kv_dtype,
-        };
+        let shape = model.model.kv_shape(n_blocks, BLOCK_LEN, kv_dtype);
         let backend = &model.model.backend;
         Ok(Self {
             model,
             cache: backend.kv_cache(shape)?,
             blocks: (0..u32::try_from(n_blocks)?).collect(),
             workspace: model.model.workspace(CHUNK_ROWS.min(context))?,
-            logits: backend.alloc(HEAD_ROWS * config.vocab_size, "logits")?,
+            logits: backend.alloc(HEAD_ROWS * model.model.config.vocab_size, "logits")?,
         })
     }
 

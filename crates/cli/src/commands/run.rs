@@ -94,8 +94,9 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<()> {
     let context = session.context(args.context)?;
     let lengths = args.sampling.lengths(makers, context);
     let mut engine = session.engine(context, CHUNK_ROWS, args.compute.kv_dtype, "--context")?;
-    let guesses = (&args.speculation, args.model.offline);
-    engine.speculate(guesses.0.speculation(&session, &tokenizer, &args.compute, guesses.1)?)?;
+    let offline = args.model.offline;
+    let guesses = args.speculation.speculation(&session, &tokenizer, &args.compute, offline)?;
+    engine.speculate(guesses)?;
     let mut asked = chat::Asked {
         engine,
         tokenizer,

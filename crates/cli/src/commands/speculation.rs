@@ -4,10 +4,10 @@
 use std::str::FromStr;
 use std::sync::Arc;
 
-use anyhow::bail;
+use anyhow::ensure;
 use clap::Args;
 use puna::checkpoint::Checkpoint;
-use puna::generate::{Proposer, Speculation};
+use puna::generate::{Proposer, Speculation, SpeculationError};
 use puna::tokenizer::Tokenizer;
 use puna_kernels::Cpu;
 
@@ -105,12 +105,9 @@ impl SpeculationArgs {
 
 /// An error where a draft model has more or fewer ids: before its weights are read.
 fn same_vocabulary(draft: &Checkpoint, session: &Session) -> anyhow::Result<()> {
-    let (theirs, ours) = (draft.config().vocab_size, session.config().vocab_size);
-    if theirs == ours {
-        return Ok(());
-    }
-    let model = draft.path().display();
-    bail!("{model} cannot draft: its vocabulary has {theirs} tokens, the model's {ours}")
+    let (draft_size, model) = (draft.config().vocab_size, session.config().vocab_size);
+    ensure!(draft_size == model, SpeculationError::Vocabulary { model, draft: draft_size });
+    Ok(())
 }
 
 /// Says where a draft model's ids mean other texts: the answer is right, but none the faster.

@@ -5,7 +5,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use puna_kernels::{Backend, KvShape, Mask, OutOfMemory, Span};
+use puna_kernels::{Backend, Mask, OutOfMemory, Span};
 
 use super::prefix_cache::PrefixCache;
 use super::{BlockAllocator, BlockTable, EngineError, EngineOptions};
@@ -64,15 +64,8 @@ impl<B: Backend> Runner<B> {
         let backend = &*model.model.backend;
         let n_blocks = options.kv_tokens.div_ceil(BLOCK_LEN).max(1);
         let allocator = BlockAllocator::new(n_blocks, BLOCK_LEN)?;
-        let shape = KvShape {
-            n_layers: config.num_hidden_layers,
-            n_blocks,
-            block_len: BLOCK_LEN,
-            n_kv_heads: config.num_key_value_heads,
-            head_dim: config.head_dim,
-            dtype: options.kv_dtype,
-        };
-        let cache = backend.kv_cache(shape)?;
+        let cache =
+            backend.kv_cache(model.model.kv_shape(n_blocks, BLOCK_LEN, options.kv_dtype))?;
         let workspace = model.model.workspace(options.max_batch_rows.max(1))?;
         let logits = backend.alloc(config.vocab_size, "logits")?;
         let scores = vec![0.0; config.vocab_size];

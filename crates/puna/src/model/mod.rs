@@ -21,7 +21,7 @@ mod workspace;
 
 use std::sync::Arc;
 
-use puna_kernels::{Backend, Dtype, OutOfMemory};
+use puna_kernels::{Backend, Dtype, KvDtype, KvShape, OutOfMemory};
 
 pub use attention::Attention;
 pub use batch::{Batch, Tokens};
@@ -71,6 +71,18 @@ impl<B: Backend> LlamaModel<B> {
     /// A workspace for forwards of up to `max_rows` rows.
     pub fn workspace(&self, max_rows: usize) -> Result<Workspace<B>, OutOfMemory> {
         Workspace::new(&self.backend, &self.config, self.rope.rotary_dim(), max_rows)
+    }
+
+    /// A paged cache of this model's keys and values, of `n_blocks` blocks of `block_len` tokens.
+    pub fn kv_shape(&self, n_blocks: usize, block_len: usize, dtype: KvDtype) -> KvShape {
+        KvShape {
+            n_layers: self.config.num_hidden_layers,
+            n_blocks,
+            block_len,
+            n_kv_heads: self.config.num_key_value_heads,
+            head_dim: self.config.head_dim,
+            dtype,
+        }
     }
 
     /// Runs the batch through every layer and appends its keys and values to `cache`. Leaves the

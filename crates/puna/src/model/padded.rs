@@ -32,14 +32,7 @@ impl<B: Backend> DynamicCache<B> {
         dtype: KvDtype,
     ) -> Result<Self, OutOfMemory> {
         let per_row = capacity.div_ceil(BLOCK_LEN);
-        let shape = KvShape {
-            n_layers: model.config.num_hidden_layers,
-            n_blocks: batch * per_row,
-            block_len: BLOCK_LEN,
-            n_kv_heads: model.config.num_key_value_heads,
-            head_dim: model.config.head_dim,
-            dtype,
-        };
+        let shape = model.kv_shape(batch * per_row, BLOCK_LEN, dtype);
         let pool = model.backend.kv_cache(shape)?;
         let blocks = (0..(batch * per_row) as u32).collect();
         let capacity = per_row * BLOCK_LEN;

@@ -112,20 +112,12 @@ impl WordTable {
         let hash = key.hash(self.seed);
         let (low, high, len) = (key.bytes as u64, (key.bytes >> 64) as u64, key.len);
         if len <= 8 {
-            let mask = self.short.len() - 1;
-            let mut at = (hash >> self.short_shift) as usize;
-            while self.short[at].len != 0 && !self.short[at].holds(key) {
-                at = (at + 1) & mask;
-            }
+            let at = place(&self.short, hash >> self.short_shift, key);
             self.short[at] = ShortSlot { low, len, id };
-            return;
+        } else {
+            let at = place(&self.slots, hash >> self.shift, key);
+            self.slots[at] = Slot { low, high, len, id };
         }
-        let mask = self.slots.len() - 1;
-        let mut at = (hash >> self.shift) as usize;
-        while self.slots[at].len != 0 && !self.slots[at].holds(key) {
-            at = (at + 1) & mask;
-        }
-        self.slots[at] = Slot { low, high, len, id };
     }
 
     /// The token of a short string.
@@ -133,31 +125,11 @@ impl WordTable {
     pub(super) fn get(&self, key: Key) -> Option<u32> {
         let hash = key.hash(self.seed);
         if key.len <= 8 {
-            let mask = self.short.len() - 1;
-            let mut at = (hash >> self.short_shift) as usize;
-            loop {
-                let slot = self.short[at & mask];
-                if slot.holds(key) {
-                    return Some(slot.id);
-                }
-                if slot.len == 0 {
-                    return None;
-                }
-                at += 1;
-            }
+            let slot = self.short[place(&self.short, hash >> self.short_shift, key)];
+            return (slot.len != 0).then_some(slot.id);
         }
-        let mask = self.slots.len() - 1;
-        let mut at = (hash >> self.shift) as usize;
-        loop {
-            let slot = self.slots[at & mask];
-            if slot.holds(key) {
-                return Some(slot.id);
-            }
-            if slot.len == 0 {
-                return None;
-            }
-            at += 1;
-        }
+        let slot = self.slots[place(&self.slots, hash >> self.shift, key)];
+        (slot.len != 0).then_some(slot.id)
     }
 
     /// The token of a string of more than sixteen bytes.
@@ -169,14 +141,40 @@ impl WordTable {
     }
 }
 
-impl ShortSlot {
+/// A place for one string.
+trait StringSlot {
+    fn is_empty(&self) -> bool;
+    fn holds(&self, key: Key) -> bool;
+}
+
+/// Where `key` is, else the empty slot where it would be; the walk begins at `at`. The slots are a
+/// power of two, and some are empty.
+#[inline]
+fn place<S: StringSlot>(slots: &[S], at: u64, key: Key) -> usize {
+    let mask = slots.len() - 1;
+    let mut at = at as usize & mask;
+    while !slots[at].holds(key) && !slots[at].is_empty() {
+        at = (at + 1) & mask;
+    }
+    at
+}
+
+impl StringSlot for ShortSlot {
+    #[inline]
+    fn is_empty(&self) -> bool {
+        self.len == 0
+    }
     #[inline]
     fn holds(&self, key: Key) -> bool {
         self.low == key.bytes as u64 && self.len == key.len
     }
 }
 
-impl Slot {
+impl StringSlot for Slot {
+    #[inline]
+    fn is_empty(&self) -> bool {
+        self.len == 0
+    }
     #[inline]
     fn holds(&self, key: Key) -> bool {
         let (low, high) = (key.bytes as u64, (key.bytes >> 64) as u64);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use puna::config::LlamaConfig;
-use puna::generate::{Engine, Request, Sampled, SamplingParams, SequenceId, StopConditions};
+use puna::generate::{Request, Sampled, SamplingParams, StopConditions};
 use puna::model::rope::Rope;
 use puna::model::{Attention, Block, Linear, LlamaForCausalLM, LlamaModel, Mlp, Norm};
 use puna_kernels::{Activation, Backend, Cpu, CpuOptions, Dtype, Format, RopeLayout, WeightData};
@@ -140,20 +140,6 @@ pub(crate) fn greedy(prompt_ids: &[u32], max_new_tokens: usize) -> Request {
         sampling: SamplingParams::greedy(),
         stop: StopConditions::new(max_new_tokens, Vec::new()),
     }
-}
-
-/// Runs the requests together; the tokens of each.
-pub(crate) fn complete(engine: &mut Engine<Cpu>, requests: &[Request]) -> Vec<Vec<Sampled>> {
-    let ids: Vec<SequenceId> =
-        requests.iter().map(|request| engine.submit(request.clone()).unwrap()).collect();
-    let mut tokens = vec![Vec::new(); ids.len()];
-    while !engine.is_idle() {
-        for event in engine.step().unwrap() {
-            let index = ids.iter().position(|id| *id == event.sequence).unwrap();
-            tokens[index].push(event.token.unwrap());
-        }
-    }
-    tokens
 }
 
 pub(crate) fn ids(tokens: &[Sampled]) -> Vec<u32> {
