@@ -8,9 +8,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::operands::{
-    pack_panel_row, pack_row_pairs, pack_rows, pack_weight_pairs, pack_weight_transposed,
-};
+use super::operands::{pack_panel_row, pack_row_pairs, pack_rows, pack_weight};
 use super::ops::activations::SplitRows;
 use super::ops::dot_packed::Groups;
 use super::ops::panel::{PANEL, STRIP, Start};
@@ -88,12 +86,6 @@ impl Path {
 /// Whether rounding to `bf16` loses little beside what the encoding lost.
 fn may_be_bf16(weight: &CpuWeight) -> bool {
     matches!(weight, CpuWeight::Packed(_)) || weight.format() == Format::Bf16
-}
-
-/// See [`Cpu::rows_like_one`].
-pub(super) fn rows_like_one(cpu: &Cpu, weight: &CpuWeight) -> usize {
-    let alone = Path::of(cpu, weight, 1);
-    (1..=64).take_while(|&rows| Path::of(cpu, weight, rows) == alone).count()
 }
 
 /// See [`crate::Backend::linear`].
@@ -243,40 +235,28 @@ impl Many<'_> {
                 n += 1;
             }
         }
-        let (start, width) = (Start::Zero, WIDTH);
-        match cpu.pairs {
-            _ if n == 0 => {}
-            Some(pairs) if path == Path::Pairs => Product {
-                rows,
-                depth: cols.div_ceil(2),
-                width,
-                start,
-                dtype,
-                multiply: pairs.multiply,
-                left: &|rows, words, strip| pack_row_pairs(pairs, x, cols, rows, words, strip),
-                right: &|index, words, features, panels| {
-                    if let Some(weight) = weights[index] {
-                        pack_weight_pairs(cpu, pairs, weight, words, features, panels);
-                    }
-                },
-            }
-            .run(cpu, &results[..n]),
-            _ => Product {
-                rows,
-                depth: cols,
-                width,
-                start,
-                dtype,
-                multiply: cpu.kernels.multiply,
-                left: &|rows, depth, strip| pack_rows(x, cols, rows, depth, strip),
-                right: &|index, depth, features, panels| {
-                    if let Some(weight) = weights[index] {
-                        pack_weight_transposed(cpu, weight, depth, features, panels);
-                    }
-                },
-            }
-            .run(cpu, &results[..n]),
+        if n == 0 {
+            return;
         }
+        let pairs = cpu.pairs.filter(|_| path == Path::Pairs);
+        Product {
+            rows,
+            depth: if pairs.is_some() { cols.div_ceil(2) } else { cols },
+            width: WIDTH,
+            start: Start::Zero,
+            dtype,
+            multiply: pairs.map_or(cpu.kernels.multiply, |pairs| pairs.multiply),
+            left: &|rows, words, strip| match pairs {
+                Some(pairs) => pack_row_pairs(pairs, x, cols, rows, words, strip),
+                None => pack_rows(x, cols, rows, words, strip),
+            },
+            right: &|index, words, features, panels| {
+                if let Some(weight) = weights[index] {
+                    pack_weight(cpu, pairs, weight, words, features, panels);
+                }
+            },
+        }
+        .run(cpu, &results[..n]);
     }
 }
 

@@ -121,12 +121,7 @@ pub(crate) fn multiply_adds<I: Isa>(isa: I, turns: usize) -> usize {
             *chain = isa.fma(*chain, a, b);
         }
     }
-    let mut total = chains[0];
-    for chain in &chains[1..] {
-        total = isa.add(total, *chain);
-    }
-    black_box(isa.reduce_sum(total));
-    turns * CHAINS * I::LANES
+    turns * used(isa, chains)
 }
 
 /// Likewise of `bf16` pairs: `x += a a'` on both halves of a word.
@@ -140,12 +135,18 @@ pub(crate) fn pair_multiply_adds<I: PairIsa>(isa: I, turns: usize) -> usize {
             *chain = isa.dot_pairs(a, b, *chain);
         }
     }
+    turns * used(isa, chains) * 2
+}
+
+/// Lanes of the chains, whose sum is used so that it is computed.
+#[inline(always)]
+fn used<I: Isa>(isa: I, chains: [I::F32; CHAINS]) -> usize {
     let mut total = chains[0];
     for chain in &chains[1..] {
         total = isa.add(total, *chain);
     }
     black_box(isa.reduce_sum(total));
-    turns * CHAINS * I::LANES * 2
+    CHAINS * I::LANES
 }
 
 #[cfg(test)]

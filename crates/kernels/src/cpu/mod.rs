@@ -85,12 +85,6 @@ impl Cpu {
     pub fn threads(&self) -> usize {
         self.pool.threads()
     }
-
-    /// Rows, at most 64, up to which one batch gives each row the bits that it has alone: those
-    /// that take the path of a single row.
-    pub fn rows_like_one(&self, weight: &CpuWeight) -> usize {
-        linear::rows_like_one(self, weight)
-    }
 }
 
 #[cfg(test)]

@@ -57,56 +57,40 @@ pub(super) fn pack_panel_row(row: &[f32], k: usize, depth: usize, panels: &mut [
     }
 }
 
-/// Output features of a weight over a range of its columns, as panels `[depth][16]`.
-pub(super) fn pack_weight_transposed(
+/// Output features of a weight over a range of words of its rows, as panels `[words][16]`. A word
+/// is a value, or with `pairs` two.
+pub(super) fn pack_weight(
     cpu: &Cpu,
-    weight: &CpuWeight,
-    depth: Range<usize>,
-    features: Range<usize>,
-    panels: &mut [f32],
-) {
-    let firsts = features.clone().step_by(PANEL);
-    if let CpuWeight::Packed(packed) = weight {
-        for (first, panel) in firsts.zip(panels.chunks_exact_mut(depth.len() * PANEL)) {
-            let blocks = packed.blocks(first / PANEL, &depth);
-            (cpu.kernels.packed_panel)(packed.format(), blocks, panel);
-        }
-        return;
-    }
-    let mut rows = [0.0; STEP * PANEL];
-    for (first, panel) in firsts.zip(panels.chunks_exact_mut(depth.len() * PANEL)) {
-        for (row, feature) in rows.as_chunks_mut::<STEP>().0.iter_mut().zip(first..features.end) {
-            let row = &mut row[..depth.len()];
-            weight.dequantize(cpu.kernels, feature, depth.clone(), row);
-        }
-        (cpu.kernels.pack_panel)(&rows, STEP, panel);
-    }
-}
-
-/// Output features of a weight over a range of words of its rows, as panels `[words][16]`.
-pub(super) fn pack_weight_pairs(
-    cpu: &Cpu,
-    pairs: &PairKernels,
+    pairs: Option<&PairKernels>,
     weight: &CpuWeight,
     words: Range<usize>,
     features: Range<usize>,
     panels: &mut [f32],
 ) {
     let firsts = features.clone().step_by(PANEL);
-    let depth = 2 * words.start..weight.cols().min(2 * words.end);
+    let panels = firsts.zip(panels.chunks_exact_mut(words.len() * PANEL));
+    let (depth, packed_panel) = match pairs {
+        Some(pairs) => (2 * words.start..weight.cols().min(2 * words.end), pairs.packed_panel),
+        None => (words.clone(), cpu.kernels.packed_panel),
+    };
     if let CpuWeight::Packed(packed) = weight {
-        for (first, panel) in firsts.zip(panels.chunks_exact_mut(words.len() * PANEL)) {
-            (pairs.packed_panel)(packed.format(), packed.blocks(first / PANEL, &depth), panel);
+        for (first, panel) in panels {
+            packed_panel(packed.format(), packed.blocks(first / PANEL, &depth), panel);
         }
         return;
     }
     let mut rows = [0.0; STEP * PANEL];
-    for (first, panel) in firsts.zip(panels.chunks_exact_mut(words.len() * PANEL)) {
+    let mut values = [0.0; 2 * STEP];
+    for (first, panel) in panels {
         for (row, feature) in rows.as_chunks_mut::<STEP>().0.iter_mut().zip(first..features.end) {
-            let mut values = [0.0; 2 * STEP];
-            let values = &mut values[..depth.len()];
-            weight.dequantize(cpu.kernels, feature, depth.clone(), values);
-            (pairs.pair_up)(values, &mut row[..words.len()]);
+            let (row, values) = (&mut row[..words.len()], &mut values[..depth.len()]);
+            match pairs {
+                Some(pairs) => {
+                    weight.dequantize(cpu.kernels, feature, depth.clone(), values);
+                    (pairs.pair_up)(values, row);
+                }
+                None => weight.dequantize(cpu.kernels, feature, depth.clone(), row),
+            }
         }
         (cpu.kernels.pack_panel)(&rows, STEP, panel);
     }

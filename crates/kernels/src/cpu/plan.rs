@@ -34,4 +34,10 @@ impl Cpu {
             bytes: weight.bytes(),
         }
     }
+    /// Rows, at most 64, up to which one batch gives each row the bits that it has alone: those
+    /// that take the path of a single row.
+    pub fn rows_like_one(&self, weight: &CpuWeight) -> usize {
+        let alone = Path::of(self, weight, 1);
+        (1..=64).take_while(|&rows| Path::of(self, weight, rows) == alone).count()
+    }
 }
