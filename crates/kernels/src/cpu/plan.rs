@@ -24,7 +24,7 @@ impl Cpu {
                 Path::Float => "f32 dots",
                 Path::Row => "f32 dots of one dequantised row at a time",
                 Path::Panel => "f32 panels",
-                Path::Pairs => "bf16 pair panels",
+                Path::Pairs => self.pairs.map_or("bf16 pairs", |pairs| pairs.path),
             },
             stored: match weight {
                 CpuWeight::Packed(_) => "packed, 16 rows side by side",
