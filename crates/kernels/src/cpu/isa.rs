@@ -10,12 +10,16 @@ use std::ops::Range;
 use half::{bf16, f16};
 
 use super::arch::scalar::Scalar;
+#[cfg(target_arch = "x86_64")]
+use super::arch::x86_64::amx;
 use super::kv_cache::units::Q8;
 use super::ops::activations::SplitRows;
 use super::ops::attention::tile::{Pass, Tile};
 use super::ops::dot_packed::Groups;
 use super::ops::panel::Start;
 use super::ops::{self, attention};
+use super::product::Blocking;
+use super::rect::Rect;
 use super::weight::RowBytes;
 use crate::{Activation, Dtype, Format};
 
@@ -285,9 +289,9 @@ kernels! {
         );
         /// Sixteen rows, a stride apart, as a panel.
         pack_panel = ops::panel::pack: (rows: &[f32], stride: usize, panel: &mut [f32]);
-        /// Adds a strip of packed rows times packed panels to its tile of a product.
+        /// Adds strips of packed rows times packed panels to their rectangle of a product.
         multiply = ops::panel::multiply: (
-            a: &[f32], panels: &[f32], start: Start, c: &mut [&mut [f32]]
+            a: &[f32], panels: &[f32], start: Start, c: &mut Rect<'_, f32>
         );
         /// One row of a norm: x, weight, eps, y.
         rms_norm = ops::rms_norm::row:
@@ -423,10 +427,48 @@ kernels! {
             (format: Format, blocks: &[u8], panel: &mut [f32]);
         /// [`Kernels::multiply`] of words.
         multiply = ops::panel::multiply_pairs: (
-            a: &[f32], panels: &[f32], start: Start, c: &mut [&mut [f32]]
+            a: &[f32], panels: &[f32], start: Start, c: &mut Rect<'_, f32>
         );
     }
 }
+
+/// How a processor multiplies `bf16` pairs.
+#[derive(Debug)]
+pub(crate) struct Pairs {
+    /// Name of the path in a plan.
+    pub(crate) path: &'static str,
+    pub(crate) kernels: &'static PairKernels,
+    /// How operands are cut for these kernels.
+    pub(crate) blocking: Blocking,
+    /// Rows up to which whole-number dots of packed weights are faster.
+    pub(crate) few_integer: usize,
+    /// Likewise `f32` dots of `bf16` weights.
+    pub(crate) few_float: usize,
+}
+
+/// Pairs in vectors.
+#[cfg(target_arch = "x86_64")]
+static AVX512BF16: Pairs = Pairs {
+    path: "bf16 pair panels",
+    kernels: &avx512bf16::TABLE,
+    blocking: super::product::VECTORS,
+    few_integer: super::linear::FEW_INTEGER,
+    few_float: super::linear::FEW_FLOAT,
+};
+
+/// Pairs in tiles.
+#[cfg(target_arch = "x86_64")]
+static AMX: Pairs = Pairs {
+    path: "bf16 pair tiles",
+    kernels: &AMX_KERNELS,
+    blocking: amx::BLOCKING,
+    few_integer: amx::FEW_INTEGER,
+    few_float: amx::FEW_FLOAT,
+};
+
+#[cfg(target_arch = "x86_64")]
+static AMX_KERNELS: PairKernels =
+    PairKernels { multiply_adds: amx::multiply_adds, multiply: amx::multiply, ..avx512bf16::TABLE };
 
 /// The tables of a processor.
 #[derive(Clone, Copy, Debug)]
@@ -435,7 +477,7 @@ pub(crate) struct Tables {
     pub(crate) name: &'static str,
     pub(crate) kernels: &'static Kernels,
     /// Where products of `bf16` pairs are faster than of `f32`.
-    pub(crate) pairs: Option<&'static PairKernels>,
+    pub(crate) pairs: Option<&'static Pairs>,
 }
 
 /// The tables that this processor can run, best first.
@@ -452,9 +494,12 @@ fn available() -> Vec<Tables> {
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vnni")
         {
-            let (kernels, pairs) = (&avx512::TABLE, Some(&avx512bf16::TABLE));
+            let kernels = &avx512::TABLE;
             if is_x86_feature_detected!("avx512bf16") {
-                tables.push(Tables { name: "avx512bf16", kernels, pairs });
+                if amx::is_available() {
+                    tables.push(Tables { name: "amx", kernels, pairs: Some(&AMX) });
+                }
+                tables.push(Tables { name: "avx512bf16", kernels, pairs: Some(&AVX512BF16) });
             }
             tables.push(Tables { name: "avx512", kernels, pairs: None });
         }
@@ -510,7 +555,7 @@ mod tests {
             return;
         }
         #[cfg(target_arch = "x86_64")]
-        if isa.starts_with("avx512") {
+        if isa.starts_with("avx512") || isa == "amx" {
             #[target_feature(
                 enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c"
             )]

@@ -8,24 +8,24 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::operands::{
-    pack_panel_row, pack_row_pairs, pack_rows, pack_weight_pairs, pack_weight_transposed,
-};
+use super::isa::Pairs;
+use super::operands::{pack_panel_row, pack_row_pairs, pack_rows, pack_weight};
 use super::ops::activations::SplitRows;
 use super::ops::dot_packed::Groups;
 use super::ops::panel::{PANEL, STRIP, Start};
 use super::ops::{dot_float, dot_packed};
 use super::packed::GROUP_ROWS;
-use super::product::{Product, STEP, round};
+use super::product::{Product, STEP, VECTORS, round};
 use super::scratch::{lend, lend_floats};
 use super::tiles::Tiles;
 use super::weight::{CpuWeight, RowBytes};
 use super::{Cpu, CpuBuf};
 use crate::{Dtype, Format};
 
-/// Rows up to which the dots beat the blocked product; measured with `benches/linear.rs`.
-const FEW_INTEGER: usize = 16;
-const FEW_FLOAT: usize = 4;
+/// Rows up to which the dots of packed weights, and of floats, beat the blocked product in vectors;
+/// measured with `benches/linear.rs` on Zen 4. [`Pairs`] may have others.
+pub(super) const FEW_INTEGER: usize = 16;
+pub(super) const FEW_FLOAT: usize = 4;
 /// Formats without a dot are dequantised again for each of these.
 const FEW_OTHER: usize = 4;
 /// Weights that one part of a few-row job reads, at least and at most: a longer stretch is read
@@ -35,12 +35,10 @@ const PART_BYTES: (usize, usize) = (16 << 10, 96 << 10);
 const FEW_PARTS: usize = 8;
 /// Results of one job; a layer has three at most.
 const MAX_RESULTS: usize = 4;
-/// Columns of a part of a product.
-const WIDTH: usize = 4 * PANEL;
 
 const _: () = assert!(dot_packed::MAX_ROWS == dot_float::MAX_ROWS);
 const _: () = assert!(PANEL == GROUP_ROWS);
-const _: () = assert!(WIDTH.is_multiple_of(32) && STEP.is_multiple_of(256));
+const _: () = assert!(STEP.is_multiple_of(256));
 
 thread_local! {
     static SPLIT: Cell<SplitRows> = Cell::default();
@@ -66,15 +64,18 @@ impl Path {
     pub(super) fn of(cpu: &Cpu, weight: &CpuWeight, rows: usize) -> Self {
         let format = weight.format();
         let float = matches!(format, Format::F32 | Format::F16 | Format::Bf16);
+        let pairs = cpu.pairs.filter(|_| may_be_bf16(weight));
+        let few_float = pairs.map_or(FEW_FLOAT, |pairs| pairs.few_float);
+        let few_integer = pairs.map_or(FEW_INTEGER, |pairs| pairs.few_integer);
         match rows {
             _ if cpu.exact => Self::Panel,
             _ if cpu.deterministic && float => Self::Float,
             _ if cpu.deterministic && matches!(weight, CpuWeight::Packed(_)) => Self::Integer,
             _ if cpu.deterministic => Self::Panel,
-            0..=FEW_FLOAT if float => Self::Float,
-            0..=FEW_INTEGER if matches!(weight, CpuWeight::Packed(_)) => Self::Integer,
+            _ if float && rows <= few_float => Self::Float,
+            _ if rows <= few_integer && matches!(weight, CpuWeight::Packed(_)) => Self::Integer,
             0..=FEW_OTHER if !float => Self::Row,
-            _ if cpu.pairs.is_some() && may_be_bf16(weight) => Self::Pairs,
+            _ if pairs.is_some() => Self::Pairs,
             _ => Self::Panel,
         }
     }
@@ -88,12 +89,6 @@ impl Path {
 /// Whether rounding to `bf16` loses little beside what the encoding lost.
 fn may_be_bf16(weight: &CpuWeight) -> bool {
     matches!(weight, CpuWeight::Packed(_)) || weight.format() == Format::Bf16
-}
-
-/// See [`Cpu::rows_like_one`].
-pub(super) fn rows_like_one(cpu: &Cpu, weight: &CpuWeight) -> usize {
-    let alone = Path::of(cpu, weight, 1);
-    (1..=64).take_while(|&rows| Path::of(cpu, weight, rows) == alone).count()
 }
 
 /// See [`crate::Backend::linear`].
@@ -230,8 +225,7 @@ struct Many<'a> {
 impl Many<'_> {
     /// The outputs that take `path`, a blocked one.
     fn run(&self, path: Path, outputs: &mut [(&CpuWeight, &mut CpuBuf)]) {
-        let &Self { cpu, x, rows, dtype } = self;
-        let cols = x.len() / rows;
+        let &Self { cpu, rows, .. } = self;
         let mut weights: [Option<&CpuWeight>; MAX_RESULTS] = Default::default();
         let mut results: [Tiles<'_, f32>; MAX_RESULTS] =
             std::array::from_fn(|_| Tiles::new(&mut [], rows, 0));
@@ -243,40 +237,39 @@ impl Many<'_> {
                 n += 1;
             }
         }
-        let (start, width) = (Start::Zero, WIDTH);
-        match cpu.pairs {
-            _ if n == 0 => {}
-            Some(pairs) if path == Path::Pairs => Product {
-                rows,
-                depth: cols.div_ceil(2),
-                width,
-                start,
-                dtype,
-                multiply: pairs.multiply,
-                left: &|rows, words, strip| pack_row_pairs(pairs, x, cols, rows, words, strip),
-                right: &|index, words, features, panels| {
-                    if let Some(weight) = weights[index] {
-                        pack_weight_pairs(cpu, pairs, weight, words, features, panels);
-                    }
-                },
-            }
-            .run(cpu, &results[..n]),
-            _ => Product {
-                rows,
-                depth: cols,
-                width,
-                start,
-                dtype,
-                multiply: cpu.kernels.multiply,
-                left: &|rows, depth, strip| pack_rows(x, cols, rows, depth, strip),
-                right: &|index, depth, features, panels| {
-                    if let Some(weight) = weights[index] {
-                        pack_weight_transposed(cpu, weight, depth, features, panels);
-                    }
-                },
-            }
-            .run(cpu, &results[..n]),
+        let pairs = cpu.pairs.filter(|_| path == Path::Pairs);
+        if n > 0 {
+            self.product(pairs, &weights, &results[..n]);
         }
+    }
+
+    /// One product with all weights, of pairs or of `f32`.
+    fn product(
+        &self,
+        pairs: Option<&Pairs>,
+        weights: &[Option<&CpuWeight>],
+        results: &[Tiles<'_, f32>],
+    ) {
+        let &Self { cpu, x, rows, dtype } = self;
+        let cols = x.len() / rows;
+        Product {
+            rows,
+            depth: if pairs.is_some() { cols.div_ceil(2) } else { cols },
+            blocking: pairs.map_or(VECTORS, |pairs| pairs.blocking),
+            start: Start::Zero,
+            dtype,
+            multiply: pairs.map_or(cpu.kernels.multiply, |pairs| pairs.kernels.multiply),
+            left: &|rows, words, strip| match pairs {
+                Some(pairs) => pack_row_pairs(pairs, x, cols, rows, words, strip),
+                None => pack_rows(x, cols, rows, words, strip),
+            },
+            right: &|index, words, features, panels| {
+                if let Some(weight) = weights[index] {
+                    pack_weight(cpu, pairs, weight, words, features, panels);
+                }
+            },
+        }
+        .run(cpu, results);
     }
 }
 
@@ -293,7 +286,7 @@ pub(super) fn backward_input(
     Product {
         rows,
         depth: out,
-        width: WIDTH.max(weight.format().block_len()),
+        blocking: VECTORS.with_blocks(weight.format().block_len()),
         start: Start::Held,
         dtype: Dtype::F32,
         multiply: cpu.kernels.multiply,
@@ -324,7 +317,7 @@ pub(super) fn backward_weight(
     Product {
         rows: cols_out,
         depth: rows,
-        width: WIDTH,
+        blocking: VECTORS,
         start: Start::Held,
         dtype: Dtype::F32,
         multiply: cpu.kernels.multiply,

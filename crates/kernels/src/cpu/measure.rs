@@ -1,7 +1,7 @@
 //! What this machine can do at most, measured and not looked up: bytes read from memory and
 //! multiply-adds in registers, each second, with the pool's own threads. Every report of a share
 //! of the machine divides by these. The multiply-add is the widest that products of many rows use:
-//! of `bf16` pairs, else of `f32`, at the width of the instruction set in use (on the portable one,
+//! of `bf16` pairs, in tiles or vectors, else of `f32`, at the width of the instruction set in use (on the portable one,
 //! a product and a sum); dots of bytes do not count.
 
 use std::hint::black_box;
@@ -18,8 +18,8 @@ const PART_WORDS: usize = 1 << 19;
 /// How often each measurement is taken; the best counts, since nothing makes a machine faster
 /// than it is.
 const ROUNDS: usize = 5;
-/// Turns of the multiply-add loop in one part, about a millisecond.
-const TURNS: usize = 1 << 18;
+/// What a part of a round of multiply-adds takes, at least.
+const PART_SECONDS: f64 = 1e-3;
 /// Parts of one round for each thread.
 const PARTS_PER_THREAD: usize = 32;
 /// Independent chains of multiply-adds: more than latency times units, few enough for registers.
@@ -71,16 +71,30 @@ impl Cpu {
     fn multiply_add_rate(&self) -> f64 {
         let parts = self.threads() * PARTS_PER_THREAD;
         let multiply_adds = match self.pairs {
-            Some(pairs) => pairs.multiply_adds,
+            Some(pairs) => pairs.kernels.multiply_adds,
             None => self.kernels.multiply_adds,
         };
-        let per_part = multiply_adds(1) as f64 * TURNS as f64 * 2.0;
+        let turns = turns_of_a_part(multiply_adds);
+        let per_part = multiply_adds(1) as f64 * turns as f64 * 2.0;
         let seconds = best_of(|| {
             self.pool.run(parts, |_| {
-                black_box(multiply_adds(black_box(TURNS)));
+                black_box(multiply_adds(black_box(turns)));
             });
         });
         parts as f64 * per_part / seconds
+    }
+}
+
+/// Turns of the loop that take [`PART_SECONDS`].
+fn turns_of_a_part(multiply_adds: fn(usize) -> usize) -> usize {
+    let mut turns = 1;
+    loop {
+        let start = Instant::now();
+        black_box(multiply_adds(black_box(turns)));
+        if start.elapsed().as_secs_f64() >= PART_SECONDS {
+            return turns;
+        }
+        turns *= 2;
     }
 }
 
@@ -117,12 +131,7 @@ pub(crate) fn multiply_adds<I: Isa>(isa: I, turns: usize) -> usize {
             *chain = isa.fma(*chain, a, b);
         }
     }
-    let mut total = chains[0];
-    for chain in &chains[1..] {
-        total = isa.add(total, *chain);
-    }
-    black_box(isa.reduce_sum(total));
-    turns * CHAINS * I::LANES
+    turns * used(isa, chains)
 }
 
 /// Likewise of `bf16` pairs: `x += a a'` on both halves of a word.
@@ -136,12 +145,18 @@ pub(crate) fn pair_multiply_adds<I: PairIsa>(isa: I, turns: usize) -> usize {
             *chain = isa.dot_pairs(a, b, *chain);
         }
     }
+    turns * used(isa, chains) * 2
+}
+
+/// Lanes of the chains, whose sum is used so that it is computed.
+#[inline(always)]
+fn used<I: Isa>(isa: I, chains: [I::F32; CHAINS]) -> usize {
     let mut total = chains[0];
     for chain in &chains[1..] {
         total = isa.add(total, *chain);
     }
     black_box(isa.reduce_sum(total));
-    turns * CHAINS * I::LANES * 2
+    CHAINS * I::LANES
 }
 
 #[cfg(test)]
@@ -170,9 +185,12 @@ mod tests {
                 ..CpuOptions::default()
             })
             .unwrap();
-            let one = (cpu.kernels.multiply_adds)(1);
-            assert!(one > 0 && one.is_multiple_of(CHAINS));
-            assert_eq!((cpu.kernels.multiply_adds)(7), 7 * one);
+            let pairs = cpu.pairs.map(|pairs| pairs.kernels.multiply_adds);
+            for multiply_adds in [Some(cpu.kernels.multiply_adds), pairs].into_iter().flatten() {
+                let one = multiply_adds(1);
+                assert!(one >= CHAINS, "{name}: {one}");
+                assert_eq!(multiply_adds(7), 7 * one, "{name}");
+            }
         }
     }
 }

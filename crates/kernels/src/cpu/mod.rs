@@ -26,7 +26,7 @@ pub use kv_cache::CpuKvCache;
 pub use plan::LinearPlan;
 pub use weight::CpuWeight;
 
-use isa::{Kernels, PairKernels, Tables};
+use isa::{Kernels, Pairs, Tables};
 use pool::Pool;
 
 /// Most threads of one pool: more than any machine that LLaMA runs on has processors.
@@ -57,7 +57,7 @@ pub struct CpuOptions {
 pub struct Cpu {
     isa: &'static str,
     kernels: &'static Kernels,
-    pairs: Option<&'static PairKernels>,
+    pairs: Option<&'static Pairs>,
     pool: Pool,
     exact: bool,
     deterministic: bool,
@@ -84,12 +84,6 @@ impl Cpu {
     /// Threads in use.
     pub fn threads(&self) -> usize {
         self.pool.threads()
-    }
-
-    /// Rows, at most 64, up to which one batch gives each row the bits that it has alone: those
-    /// that take the path of a single row.
-    pub fn rows_like_one(&self, weight: &CpuWeight) -> usize {
-        linear::rows_like_one(self, weight)
     }
 }
 

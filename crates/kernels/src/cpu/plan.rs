@@ -24,7 +24,7 @@ impl Cpu {
                 Path::Float => "f32 dots",
                 Path::Row => "f32 dots of one dequantised row at a time",
                 Path::Panel => "f32 panels",
-                Path::Pairs => "bf16 pair panels",
+                Path::Pairs => self.pairs.map_or("bf16 pairs", |pairs| pairs.path),
             },
             stored: match weight {
                 CpuWeight::Packed(_) => "packed, 16 rows side by side",
@@ -33,5 +33,11 @@ impl Cpu {
             },
             bytes: weight.bytes(),
         }
+    }
+    /// Rows, at most 64, up to which one batch gives each row the bits that it has alone: those
+    /// that take the path of a single row.
+    pub fn rows_like_one(&self, weight: &CpuWeight) -> usize {
+        let alone = Path::of(self, weight, 1);
+        (1..=64).take_while(|&rows| Path::of(self, weight, rows) == alone).count()
     }
 }

@@ -25,12 +25,45 @@ pub(crate) struct Rect<'a, T> {
     cols: Range<usize>,
 }
 
-impl<T> Rect<'_, T> {
+impl<'a, T> Rect<'a, T> {
+    /// Rows × columns of `matrix`.
+    ///
+    /// # Safety
+    /// While it lives, no other rectangle may overlap it.
+    pub(super) unsafe fn new(
+        matrix: &'a Tiles<'a, T>,
+        rows: Range<usize>,
+        cols: Range<usize>,
+    ) -> Self {
+        Self { matrix, rows, cols }
+    }
+
+    /// Rows and columns.
+    pub(crate) fn shape(&self) -> (usize, usize) {
+        (self.rows.len(), self.cols.len())
+    }
+
+    /// `N` rows from `first` on; empty slices for those that the rectangle does not have.
+    #[inline]
+    pub(crate) fn rows<const N: usize>(&mut self, first: usize) -> [&mut [T]; N] {
+        // SAFETY: no other rectangle overlaps this one, which lends its rows once at a time.
+        unsafe { self.matrix.rows(self.rows.start + first, self.rows.end, &self.cols) }
+    }
+
+    /// The address of a value, and how many values lie from one row to the next. Through it the
+    /// rectangle may be read and written while it is borrowed.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn at(&mut self, row: usize, col: usize) -> (*mut T, usize) {
+        assert!(row < self.rows.len() && col < self.cols.len());
+        let at = self.matrix.at(self.rows.start + row, self.cols.start + col);
+        (at, self.matrix.cols())
+    }
+
     /// Row `index` of the rectangle.
     pub(crate) fn row(&mut self, index: usize) -> &mut [T] {
         assert!(index < self.rows.len());
-        // SAFETY: `for_each_rect` sees to it that no other rectangle overlaps this one, and the
-        // rectangle lends one row at a time.
+        // SAFETY: whoever made it sees to it that no other rectangle overlaps this one, and it
+        // lends one row at a time.
         unsafe { self.matrix.row(self.rows.start + index, &self.cols) }
     }
 }

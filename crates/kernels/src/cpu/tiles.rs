@@ -26,6 +26,13 @@ impl<'a, T> Tiles<'a, T> {
         Self { base: values.as_mut_ptr(), rows, cols, values: PhantomData }
     }
 
+    /// The address of a value.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn at(&self, row: usize, col: usize) -> *mut T {
+        assert!(row < self.rows && col < self.cols);
+        self.base.wrapping_add(row * self.cols + col)
+    }
+
     /// Columns of the matrix.
     pub(super) fn cols(&self) -> usize {
         self.cols

@@ -5,6 +5,7 @@
 //! against another run. [`packed`] has what only packed weights promise.
 
 mod packed;
+mod pairs;
 mod shapes;
 
 use bytes::Bytes;
@@ -268,7 +269,7 @@ fn backward_of_the_weight_agrees_with_the_oracle() {
     }
 }
 
-/// More than one block of rows (516) and of depth (4,096), so that blocks join.
+/// More than one block of rows (516 at most) and of depth (4,096), so that blocks join.
 #[test]
 fn blocks_of_rows_and_depth_join() {
     let mut noise = Noise(8);

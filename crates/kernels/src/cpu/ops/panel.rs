@@ -17,6 +17,7 @@ use crate::Format;
 use crate::cpu::isa::{Isa, PairIsa, Piece};
 use crate::cpu::packed::codes::{self, Coded, CodedVisitor};
 use crate::cpu::packed::{Layout, ORDER};
+use crate::cpu::rect::Rect;
 use crate::format::{Block, BlockVisitor};
 
 /// Rows of a strip of `A`.
@@ -102,15 +103,15 @@ impl<I: PairIsa> Words for Pairs<I> {
     }
 }
 
-/// `c[i][j] (+)= Σ_k a[k][i] panels[j / 16][k][j % 16]` for the rows and columns that `c` has: at
-/// most six rows of equal length.
+/// `c[i][j] (+)= Σ_k a[i / 6][k][i % 6] panels[j / 16][k][j % 16]` for the rows and columns that
+/// `c` has. The depth is that of the panels; the strips of `a` may be further apart.
 #[inline(always)]
 pub(crate) fn multiply<I: Isa>(
     isa: I,
     a: &[f32],
     panels: &[f32],
     start: Start,
-    c: &mut [&mut [f32]],
+    c: &mut Rect<'_, f32>,
 ) {
     multiply_words(Singles(isa), a, panels, start, c);
 }
@@ -122,7 +123,7 @@ pub(crate) fn multiply_pairs<I: PairIsa>(
     a: &[f32],
     panels: &[f32],
     start: Start,
-    c: &mut [&mut [f32]],
+    c: &mut Rect<'_, f32>,
 ) {
     multiply_words(Pairs(isa), a, panels, start, c);
 }
@@ -133,15 +134,25 @@ fn multiply_words<W: Words>(
     a: &[f32],
     panels: &[f32],
     start: Start,
-    c: &mut [&mut [f32]],
+    c: &mut Rect<'_, f32>,
 ) {
-    match c.len() {
-        1 => strip::<W, 1>(words, a, panels, start, c),
-        2 => strip::<W, 2>(words, a, panels, start, c),
-        3 => strip::<W, 3>(words, a, panels, start, c),
-        4 => strip::<W, 4>(words, a, panels, start, c),
-        5 => strip::<W, 5>(words, a, panels, start, c),
-        _ => strip::<W, 6>(words, a, panels, start, c),
+    let (rows, cols) = c.shape();
+    if rows == 0 || cols == 0 {
+        return;
+    }
+    let strip_len = panels.len() / cols.next_multiple_of(PANEL) * STRIP;
+    let slot = a.len() / rows.div_ceil(STRIP);
+    for (i, a) in a.chunks_exact(slot).enumerate() {
+        let a = &a[..strip_len];
+        let c: &mut [&mut [f32]] = &mut c.rows::<STRIP>(i * STRIP);
+        match rows - i * STRIP {
+            1 => strip::<W, 1>(words, a, panels, start, &mut c[..1]),
+            2 => strip::<W, 2>(words, a, panels, start, &mut c[..2]),
+            3 => strip::<W, 3>(words, a, panels, start, &mut c[..3]),
+            4 => strip::<W, 4>(words, a, panels, start, &mut c[..4]),
+            5 => strip::<W, 5>(words, a, panels, start, &mut c[..5]),
+            _ => strip::<W, 6>(words, a, panels, start, c),
+        }
     }
 }
 
