@@ -18,7 +18,7 @@ use super::ops::attention::tile::{Pass, Tile};
 use super::ops::dot_packed::Groups;
 use super::ops::panel::Start;
 use super::ops::{self, attention};
-use super::product::Blocking;
+use super::product::Pairs;
 use super::rect::Rect;
 use super::weight::RowBytes;
 use crate::{Activation, Dtype, Format};
@@ -432,43 +432,15 @@ kernels! {
     }
 }
 
-/// How a processor multiplies `bf16` pairs.
-#[derive(Debug)]
-pub(crate) struct Pairs {
-    /// Name of the path in a plan.
-    pub(crate) path: &'static str,
-    pub(crate) kernels: &'static PairKernels,
-    /// How operands are cut for these kernels.
-    pub(crate) blocking: Blocking,
-    /// Rows up to which whole-number dots of packed weights are faster.
-    pub(crate) few_integer: usize,
-    /// Likewise `f32` dots of `bf16` weights.
-    pub(crate) few_float: usize,
-}
-
 /// Pairs in vectors.
 #[cfg(target_arch = "x86_64")]
-static AVX512BF16: Pairs = Pairs {
+pub(crate) static AVX512BF16: Pairs = Pairs {
     path: "bf16 pair panels",
     kernels: &avx512bf16::TABLE,
     blocking: super::product::VECTORS,
     few_integer: super::linear::FEW_INTEGER,
     few_float: super::linear::FEW_FLOAT,
 };
-
-/// Pairs in tiles.
-#[cfg(target_arch = "x86_64")]
-static AMX: Pairs = Pairs {
-    path: "bf16 pair tiles",
-    kernels: &AMX_KERNELS,
-    blocking: amx::BLOCKING,
-    few_integer: amx::FEW_INTEGER,
-    few_float: amx::FEW_FLOAT,
-};
-
-#[cfg(target_arch = "x86_64")]
-static AMX_KERNELS: PairKernels =
-    PairKernels { multiply_adds: amx::multiply_adds, multiply: amx::multiply, ..avx512bf16::TABLE };
 
 /// The tables of a processor.
 #[derive(Clone, Copy, Debug)]
@@ -497,7 +469,7 @@ fn available() -> Vec<Tables> {
             let kernels = &avx512::TABLE;
             if is_x86_feature_detected!("avx512bf16") {
                 if amx::is_available() {
-                    tables.push(Tables { name: "amx", kernels, pairs: Some(&AMX) });
+                    tables.push(Tables { name: "amx", kernels, pairs: Some(&amx::AMX) });
                 }
                 tables.push(Tables { name: "avx512bf16", kernels, pairs: Some(&AVX512BF16) });
             }

@@ -8,14 +8,13 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::isa::Pairs;
 use super::operands::{pack_panel_row, pack_row_pairs, pack_rows, pack_weight};
 use super::ops::activations::SplitRows;
 use super::ops::dot_packed::Groups;
 use super::ops::panel::{PANEL, STRIP, Start};
 use super::ops::{dot_float, dot_packed};
 use super::packed::GROUP_ROWS;
-use super::product::{Product, STEP, VECTORS, round};
+use super::product::{Pairs, Product, STEP, VECTORS, round};
 use super::scratch::{lend, lend_floats};
 use super::tiles::Tiles;
 use super::weight::{CpuWeight, RowBytes};

@@ -26,8 +26,9 @@ pub use kv_cache::CpuKvCache;
 pub use plan::LinearPlan;
 pub use weight::CpuWeight;
 
-use isa::{Kernels, Pairs, Tables};
+use isa::{Kernels, Tables};
 use pool::Pool;
+use product::Pairs;
 
 /// Most threads of one pool: more than any machine that LLaMA runs on has processors.
 pub const MAX_THREADS: usize = 1024;

@@ -4,9 +4,8 @@
 use std::ops::Range;
 
 use super::Cpu;
-use super::isa::Pairs;
 use super::ops::panel::PANEL;
-use super::product::{STEP, VECTORS};
+use super::product::{Pairs, STEP, VECTORS};
 use super::weight::CpuWeight;
 
 /// Rows of a `(_, cols)` matrix over a range of columns, as a strip `[depth][6]`. Missing rows

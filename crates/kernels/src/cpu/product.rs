@@ -9,6 +9,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
+use super::isa::PairKernels;
 use super::ops::panel::{PANEL, STRIP, Start};
 use super::rect::Rect;
 use super::scratch::lend_floats;
@@ -77,6 +78,20 @@ fn put_row<const ROWS: usize, const RUN: usize>(row: &[f32], index: usize, strip
     for (run, strip) in row.as_chunks::<RUN>().0.iter().zip(strip.chunks_exact_mut(ROWS * RUN)) {
         strip[index * RUN..][..RUN].copy_from_slice(run);
     }
+}
+
+/// How a processor multiplies `bf16` pairs.
+#[derive(Debug)]
+pub(crate) struct Pairs {
+    /// Name of the path in a plan.
+    pub(crate) path: &'static str,
+    pub(crate) kernels: &'static PairKernels,
+    /// How operands are cut for these kernels.
+    pub(crate) blocking: Blocking,
+    /// Rows up to which whole-number dots of packed weights are faster.
+    pub(crate) few_integer: usize,
+    /// Likewise `f32` dots of `bf16` weights.
+    pub(crate) few_float: usize,
 }
 
 /// Packs rows of `A` over a range of depth into a strip.

@@ -10,8 +10,9 @@
 use std::arch::asm;
 use std::ops::Range;
 
+use crate::cpu::isa::{AVX512BF16, PairKernels};
 use crate::cpu::ops::panel::{PANEL, Start};
-use crate::cpu::product::Blocking;
+use crate::cpu::product::{Blocking, Pairs};
 use crate::cpu::rect::Rect;
 
 /// Rows of a tile, and words of a row.
@@ -32,14 +33,20 @@ const _: () = assert!(PANEL == TILE);
 /// with `B` there (32 KB) and `A` coming from the second with the hint T1, 33 without the hint, for
 /// `A` then evicts `B`; 31 to 33 with both in the second; 70 with `A` in the third, hence the 256
 /// rows. Its parts had 256 columns up to 2,048 values of depth and 512 above.
-pub(crate) const BLOCKING: Blocking = Blocking::of::<STRIP, TILE>(WIDTH, (8 * STRIP, 16 * WIDTH));
+const BLOCKING: Blocking = Blocking::of::<STRIP, TILE>(WIDTH, (8 * STRIP, 16 * WIDTH));
 
-/// [`Pairs::few_integer`](crate::cpu::isa::Pairs) of the same prototype, for weights of 4 bits;
-/// those of 8 bits were equal at 4 rows. Its dots multiplied one byte for an activation and ours
-/// two, its expansion of weights was twice as fast as ours.
-pub(crate) const FEW_INTEGER: usize = 8;
-/// Likewise [`Pairs::few_float`](crate::cpu::isa::Pairs).
-pub(crate) const FEW_FLOAT: usize = 2;
+/// Products in tiles. The rows that are few are of the same prototype: 8 for weights of 4 bits
+/// (those of 8 bits were equal at 4), 2 for `bf16`. Its dots multiplied one byte for an activation
+/// and ours two, and its expansion of weights was twice as fast as the kind that ours is.
+pub(crate) static AMX: Pairs = Pairs {
+    path: "bf16 pair tiles",
+    kernels: &KERNELS,
+    blocking: BLOCKING,
+    few_integer: 8,
+    few_float: 2,
+};
+
+static KERNELS: PairKernels = PairKernels { multiply_adds, multiply, ..*AVX512BF16.kernels };
 
 /// Whether this processor multiplies `bf16` in tiles and the system lets the program use them.
 pub(crate) fn is_available() -> bool {
@@ -223,7 +230,7 @@ impl Tiles {
 }
 
 /// [`multiply`](crate::cpu::ops::panel::multiply) of pairs in strips `[depth / 16][32][16]`.
-pub(crate) fn multiply(a: &[f32], panels: &[f32], start: Start, c: &mut Rect<'_, f32>) {
+fn multiply(a: &[f32], panels: &[f32], start: Start, c: &mut Rect<'_, f32>) {
     let (rows, cols) = c.shape();
     if rows == 0 || cols == 0 {
         return;
@@ -309,7 +316,7 @@ impl Strips<'_> {
 /// Turns of the loop of [`Tiles::multiply`] over tiles that stay in the first cache, and how many
 /// multiply-adds that is: see [`crate::cpu::measure`]. Its loads belong to it: no product does
 /// without them.
-pub(crate) fn multiply_adds(turns: usize) -> usize {
+fn multiply_adds(turns: usize) -> usize {
     #[repr(align(64))]
     struct Values([f32; STRIP * TILE]);
     assert!(turns > 0);
