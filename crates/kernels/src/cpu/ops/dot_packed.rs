@@ -177,13 +177,13 @@ fn add_block<I: Isa, B: Coded, const M: usize>(
             let parts = [factors.part::<B>(isa, 2 * g), factors.part::<B>(isa, 2 * g + 1)];
             for m in 0..M {
                 let x = &x[m][g];
-                sums[m] = add_part::<I, B, 4>(isa, (half(&codes, 0), parts[0]), x, 0, sums[m]);
-                sums[m] = add_part::<I, B, 4>(isa, (half(&codes, 1), parts[1]), x, 1, sums[m]);
+                sums[m] = add_part::<I, B, 4>(isa, half(&codes, 0), parts[0], (x, 0), sums[m]);
+                sums[m] = add_part::<I, B, 4>(isa, half(&codes, 1), parts[1], (x, 1), sums[m]);
             }
         } else {
             let part = factors.part::<B>(isa, g);
             for m in 0..M {
-                sums[m] = add_part::<I, B, 8>(isa, (&codes, part), &x[m][g], 0, sums[m]);
+                sums[m] = add_part::<I, B, 8>(isa, &codes, part, (&x[m][g], 0), sums[m]);
             }
         }
     }
@@ -199,9 +199,9 @@ fn half<T>(eight: &[T; 8], index: usize) -> &[T; 4] {
 #[inline(always)]
 fn add_part<I: Isa, B: Coded, const N: usize>(
     isa: I,
-    (codes, (scales, offsets)): (&[I::Ints; N], (I::F32, I::F32)),
-    x: &Group,
-    part: usize,
+    codes: &[I::Ints; N],
+    (scales, offsets): (I::F32, I::F32),
+    (x, part): (&Group, usize),
     sum: I::F32,
 ) -> I::F32 {
     let (high, low) = (&x.high.as_chunks::<N>().0[part], &x.low.as_chunks::<N>().0[part]);
