@@ -269,6 +269,12 @@ kernels! {
             target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c"),
             cfg(target_arch = "x86_64")
         )
+        (
+            neon,
+            crate::cpu::arch::aarch64::neon::Neon::assume(),
+            target_feature(enable = "neon,dotprod"),
+            cfg(target_arch = "aarch64")
+        )
     ],
     kernels: {
         /// Multiply-adds in registers, and how many: see [`super::measure`].
@@ -416,6 +422,12 @@ kernels! {
             ),
             cfg(target_arch = "x86_64")
         )
+        (
+            neonbf16,
+            crate::cpu::arch::aarch64::neon::NeonBf16::assume(),
+            target_feature(enable = "neon,dotprod,bf16"),
+            cfg(target_arch = "aarch64")
+        )
     ],
     kernels: {
         /// [`Kernels::multiply_adds`] of pairs.
@@ -447,14 +459,22 @@ pub(crate) struct Pairs {
 }
 
 /// Pairs in vectors.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+const fn in_vectors(kernels: &'static PairKernels) -> Pairs {
+    Pairs {
+        path: "bf16 pair panels",
+        kernels,
+        blocking: super::product::VECTORS,
+        few_integer: super::linear::FEW_INTEGER,
+        few_float: super::linear::FEW_FLOAT,
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
-static AVX512BF16: Pairs = Pairs {
-    path: "bf16 pair panels",
-    kernels: &avx512bf16::TABLE,
-    blocking: super::product::VECTORS,
-    few_integer: super::linear::FEW_INTEGER,
-    few_float: super::linear::FEW_FLOAT,
-};
+static AVX512BF16: Pairs = in_vectors(&avx512bf16::TABLE);
+
+#[cfg(target_arch = "aarch64")]
+static NEONBF16: Pairs = in_vectors(&neonbf16::TABLE);
 
 /// Pairs in tiles.
 #[cfg(target_arch = "x86_64")]
@@ -504,6 +524,17 @@ fn available() -> Vec<Tables> {
             tables.push(Tables { name: "avx512", kernels, pairs: None });
         }
         tables.push(Tables { name: "avx2", kernels: &avx2::TABLE, pairs: None });
+    }
+    // The lanes of a big-endian processor are numbered the other way.
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    if std::arch::is_aarch64_feature_detected!("neon")
+        && std::arch::is_aarch64_feature_detected!("dotprod")
+    {
+        let kernels = &neon::TABLE;
+        if std::arch::is_aarch64_feature_detected!("bf16") {
+            tables.push(Tables { name: "neonbf16", kernels, pairs: Some(&NEONBF16) });
+        }
+        tables.push(Tables { name: "neon", kernels, pairs: None });
     }
     tables.push(Tables { name: "scalar", kernels: &scalar::TABLE, pairs: None });
     tables
@@ -561,6 +592,16 @@ mod tests {
             )]
             fn inner(x: &mut [f32]) {
                 exp_sum(crate::cpu::arch::x86_64::avx512::Avx512::assume(), x, 0.0);
+            }
+            // SAFETY: the name came from `names`, which saw the features.
+            unsafe { inner(x) };
+            return;
+        }
+        #[cfg(target_arch = "aarch64")]
+        if isa.starts_with("neon") {
+            #[target_feature(enable = "neon,dotprod")]
+            fn inner(x: &mut [f32]) {
+                exp_sum(crate::cpu::arch::aarch64::neon::Neon::assume(), x, 0.0);
             }
             // SAFETY: the name came from `names`, which saw the features.
             unsafe { inner(x) };
