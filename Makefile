@@ -1,9 +1,10 @@
-# What a person types. `make test` is the whole check; `.ci/run` is `make lint test`.
+# What a person types. `make test` is the whole check; `.ci/run` is `make lint test cross`.
 # Everything these targets install goes into this folder's own ignored places: target/, fuzz/target/, .cache/, .venv/.
+# Only `make cross` installs packages of the system, where it is root on Debian.
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench peers fuzz goldens build model
+.PHONY: help run test lint cross bench peers fuzz goldens build model
 
 # On a terminal cargo shows its progress; in a log it keeps quiet.
 QUIET := $(shell [ -t 2 ] || echo -q)
@@ -34,6 +35,9 @@ test: ## the whole check: tests on the best ISA and the scalar one, fuzz targets
 
 lint: ## format, clippy, documentation, words, sizes, paths, licences
 	@.ci/lint
+
+cross: ## the kernels' tests for aarch64, emulated (as root on Debian installs the tools); ALL=1: also slow ones, and checks the other crates
+	@.ci/aarch64 $(if $(ALL),--all)
 
 bench: model ## speed of the default model on this machine
 	@$(PUNA) bench -m smollm2

@@ -38,7 +38,7 @@ Every number is the median of -r repetitions with fresh random tokens. ttft_ms i
 with -p tokens to its first token; decode begins with one token. The machine's read bandwidth and
 peak are measured by this program with the same threads. peak_bf16_tflops is the peak of the
 widest multiply-add that Puna uses on this instruction set: where that is not bf16 (scalar, avx2,
-avx512) it is the peak of f32 multiply-adds; peak_unit names it. --exact and --deterministic do
+avx512, neon) it is the peak of f32 multiply-adds; peak_unit names it. --exact and --deterministic do
 without bf16, and their share is of the same peak.
 
 --speculate adds a measurement and changes no other: the edit of a text that Puna brings, with and

@@ -132,7 +132,7 @@ const ACTIVATIONS: [Activation; 15] = [
 
 /// Runs a case on every instruction set; more threads must give the same bits as one.
 fn on_every_cpu(case: fn(&Cpu) -> Vec<f32>) {
-    for isa in crate::cpu::isa::names() {
+    for isa in crate::cpu::kernels::names() {
         let cpu = |threads| {
             let options = CpuOptions { threads, isa: Some(isa.to_owned()), ..Default::default() };
             Cpu::new(&options).expect("a name from the list")

@@ -5,7 +5,8 @@ mod arch;
 mod backend;
 mod buf;
 mod embed;
-pub mod isa;
+mod isa;
+pub mod kernels;
 mod kv_cache;
 mod linear;
 pub mod measure;
@@ -21,12 +22,12 @@ mod tiles;
 mod weight;
 
 pub use buf::CpuBuf;
-pub use isa::UnknownIsa;
+pub use kernels::UnknownIsa;
 pub use kv_cache::CpuKvCache;
 pub use plan::LinearPlan;
 pub use weight::CpuWeight;
 
-use isa::{Kernels, Tables};
+use kernels::{Kernels, Tables};
 use pool::Pool;
 use product::Pairs;
 
@@ -67,7 +68,7 @@ pub struct Cpu {
 impl Cpu {
     /// Detects the instruction set and starts the threads.
     pub fn new(options: &CpuOptions) -> Result<Self, UnknownIsa> {
-        let Tables { name: isa, kernels, pairs } = isa::detect(options.isa.as_deref())?;
+        let Tables { name: isa, kernels, pairs } = kernels::detect(options.isa.as_deref())?;
         let threads = match options.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             n => n,

@@ -95,7 +95,7 @@ mod tests {
 
     use super::*;
     use crate::cpu::pool::Pool;
-    use crate::cpu::{CpuOptions, isa};
+    use crate::cpu::{CpuOptions, kernels};
     use crate::{Format, WeightData};
 
     /// The word of values `low` and `high`.
@@ -104,7 +104,7 @@ mod tests {
     }
 
     fn cpus() -> impl Iterator<Item = Cpu> {
-        isa::names().into_iter().map(|isa| {
+        kernels::names().into_iter().map(|isa| {
             let isa = Some(isa.to_owned());
             Cpu::new(&CpuOptions { threads: 1, isa, ..CpuOptions::default() }).unwrap()
         })

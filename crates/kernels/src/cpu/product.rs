@@ -9,7 +9,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::isa::PairKernels;
+use super::kernels::PairKernels;
 use super::ops::panel::{PANEL, STRIP, Start};
 use super::rect::Rect;
 use super::scratch::lend_floats;

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::cpu::pool::Pool;
-use crate::cpu::{CpuOptions, embed, isa};
+use crate::cpu::{CpuOptions, embed, kernels};
 use crate::{OutOfMemory, WeightData};
 
 /// Relative to `Σ |w x|`: at most some hundred roundings of 6e-8 each, most of them cancelling.
@@ -213,7 +213,7 @@ fn check_backward(cpu: &Cpu, weight: &CpuWeight, w: &[f32], rows: usize, noise: 
 
 #[test]
 fn forward_agrees_with_the_oracle_for_every_format() {
-    for isa in isa::names() {
+    for isa in kernels::names() {
         let backends = [cpu(isa, 2, false), cpu(isa, 2, true)];
         for format in Format::ALL {
             let mut noise = Noise(format as u64);
@@ -232,7 +232,7 @@ fn forward_agrees_with_the_oracle_for_every_format() {
 
 #[test]
 fn backward_of_the_input_agrees_with_the_oracle_for_every_format() {
-    for isa in isa::names() {
+    for isa in kernels::names() {
         let cpu = cpu(isa, 2, false);
         for format in Format::ALL {
             let mut noise = Noise(format as u64 + 100);
@@ -248,7 +248,7 @@ fn backward_of_the_input_agrees_with_the_oracle_for_every_format() {
 
 #[test]
 fn backward_of_the_weight_agrees_with_the_oracle() {
-    for isa in isa::names() {
+    for isa in kernels::names() {
         let cpu = cpu(isa, 2, false);
         let mut noise = Noise(7);
         for (rows, cols_in, cols_out) in
@@ -274,7 +274,7 @@ fn backward_of_the_weight_agrees_with_the_oracle() {
 fn blocks_of_rows_and_depth_join() {
     let mut noise = Noise(8);
     let (rows, cols, out) = (530, 4400, 18);
-    let cpu = cpu(isa::names()[0], 2, false);
+    let cpu = cpu(kernels::names()[0], 2, false);
     let (weight, w) = noise.weight_and_values(Format::F32, out, cols);
     check_forward(&cpu, &weight, &w, &noise.buf(rows * cols), rows);
     // Twice as many columns, for words may be pairs of them.
@@ -295,7 +295,7 @@ fn blocks_of_rows_and_depth_join() {
 #[test]
 fn threads_do_not_change_a_bit() {
     let (cols, out) = (512, 250);
-    for isa in isa::names() {
+    for isa in kernels::names() {
         for format in [Format::F16, Format::Q4_1, Format::Q6K, Format::Iq2S] {
             for rows in [1, 3, 8, 100] {
                 let run = |threads| {
@@ -320,7 +320,7 @@ fn threads_do_not_change_a_bit() {
 #[test]
 fn rows_of_a_batch_are_the_bits_of_a_row_alone() {
     let (cols, out, rows) = (768, 70, 103);
-    for isa in isa::names() {
+    for isa in kernels::names() {
         for format in Format::ALL {
             let mut noise = Noise(2);
             let weight = noise.weight(format, out, cols);
@@ -355,7 +355,7 @@ fn rows_of_a_batch_are_the_bits_of_a_row_alone() {
 #[test]
 fn outputs_share_x_and_round() {
     let formats = [Format::Q4K, Format::F32, Format::Iq1S, Format::Q6K, Format::Bf16, Format::Q8_0];
-    let (cols, cpu) = (512, cpu(isa::names()[0], 2, false));
+    let (cols, cpu) = (512, cpu(kernels::names()[0], 2, false));
     for rows in [1, 5, 40] {
         for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
             let mut noise = Noise(3);
@@ -377,7 +377,7 @@ fn outputs_share_x_and_round() {
 #[test]
 fn what_is_not_finite_shows_in_its_row_alone() {
     let (cols, out) = (512, 20);
-    for isa in isa::names() {
+    for isa in kernels::names() {
         let cpu = cpu(isa, 1, false);
         for format in [Format::Q4_0, Format::Q8_0, Format::Q4K, Format::F32] {
             for (rows, bad) in [(3, f32::NAN), (3, f32::INFINITY), (3, f32::NEG_INFINITY)] {
@@ -397,7 +397,7 @@ fn what_is_not_finite_shows_in_its_row_alone() {
 
 #[test]
 fn tiny_and_zero_activations_give_tiny_and_zero_results() {
-    for isa in isa::names() {
+    for isa in kernels::names() {
         let cpu = cpu(isa, 1, false);
         for value in [0.0, 1e-40, 1e-31, 1e-20] {
             let mut x = zeros(64);
@@ -412,7 +412,7 @@ fn tiny_and_zero_activations_give_tiny_and_zero_results() {
 
 #[test]
 fn a_trainable_matrix_is_read_where_it_is_written() -> Result<(), OutOfMemory> {
-    let cpu = cpu(isa::names()[0], 1, false);
+    let cpu = cpu(kernels::names()[0], 1, false);
     let mut weight = CpuWeight::from_values(CpuBuf::zeros(6, "test")?, 2, 3);
     weight.values_mut().unwrap().copy_from_slice(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
     let mut x = zeros(3);
@@ -426,7 +426,7 @@ fn a_trainable_matrix_is_read_where_it_is_written() -> Result<(), OutOfMemory> {
 
 #[test]
 fn embedding_and_its_backward() {
-    for isa in isa::names() {
+    for isa in kernels::names() {
         let cpu = cpu(isa, 3, false);
         for format in Format::ALL {
             let (table, values) = Noise(6).weight_and_values(format, 9, 256);
@@ -456,7 +456,7 @@ fn embedding_and_its_backward() {
 /// Two callers of one backend at once: one of them computes alone, both right.
 #[test]
 fn two_callers_do_not_disturb_each_other() {
-    let cpu = cpu(isa::names()[0], 2, false);
+    let cpu = cpu(kernels::names()[0], 2, false);
     let mut noise = Noise(9);
     let weight = noise.weight(Format::Q4_0, 300, 512);
     let x = noise.buf(40 * 512);

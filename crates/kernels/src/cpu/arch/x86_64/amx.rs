@@ -10,7 +10,7 @@
 use std::arch::asm;
 use std::ops::Range;
 
-use crate::cpu::isa::{AVX512BF16, PairKernels};
+use crate::cpu::kernels::{AVX512BF16, PairKernels};
 use crate::cpu::ops::panel::{PANEL, Start};
 use crate::cpu::product::{Blocking, Pairs};
 use crate::cpu::rect::Rect;

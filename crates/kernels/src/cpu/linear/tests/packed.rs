@@ -59,7 +59,7 @@ fn check_panel(cpu: &Cpu, packed: &Packed, values: &[f32], group: usize, depth: 
 #[test]
 fn any_bytes_are_the_bits_of_the_format() {
     let (rows, cols) = (21, 8192);
-    let cpus = isa::names().into_iter().map(|isa| cpu(isa, 1, false)).collect::<Vec<_>>();
+    let cpus = kernels::names().into_iter().map(|isa| cpu(isa, 1, false)).collect::<Vec<_>>();
     for format in PACKED {
         let mut noise = Noise(format as u64 + 200);
         let len = rows * format.row_bytes(cols).unwrap();
@@ -88,7 +88,7 @@ fn any_bytes_are_the_bits_of_the_format() {
 /// No rows, no columns, one row, one more than a group, forward and backward.
 #[test]
 fn shapes_that_fill_no_group() {
-    for isa in isa::names() {
+    for isa in kernels::names() {
         let cpu = cpu(isa, 2, false);
         for format in Format::ALL {
             for (out, cols) in [(0, 0), (0, 256), (5, 0), (1, 256), (16, 0), (17, 256)] {
@@ -127,7 +127,7 @@ fn extreme_codes_times_extreme_activations_do_not_overflow() {
     for (i, x) in x.iter_mut().enumerate() {
         *x = EXTREME[i / cols](i % cols);
     }
-    let cpus = isa::names().into_iter().map(|isa| cpu(isa, 1, false)).collect::<Vec<_>>();
+    let cpus = kernels::names().into_iter().map(|isa| cpu(isa, 1, false)).collect::<Vec<_>>();
     for format in PACKED {
         for fill in FILLS {
             let mut bytes = vec![fill; out * format.row_bytes(cols).unwrap()];

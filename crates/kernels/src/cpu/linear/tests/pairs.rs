@@ -10,7 +10,7 @@ const ROWS: [usize; 7] = [1, 15, 16, 17, 31, 33, 100];
 const COLS: [usize; 10] = [1, 2, 16, 31, 32, 48, 64, 513, 560, 1061];
 
 fn cpus() -> Vec<Cpu> {
-    let cpus = isa::names().into_iter().map(|isa| cpu(isa, 2, false));
+    let cpus = kernels::names().into_iter().map(|isa| cpu(isa, 2, false));
     cpus.filter(|cpu| cpu.pairs.is_some()).collect()
 }
 

@@ -26,7 +26,7 @@ fn check_shape(cpus: &[Cpu], seed: u64) {
 }
 
 fn check_shapes(seeds: Range<u64>) {
-    let cpus: Vec<Cpu> = isa::names()
+    let cpus: Vec<Cpu> = kernels::names()
         .into_iter()
         .flat_map(|isa| {
             let isa_name = Some(isa.to_owned());

@@ -18,7 +18,7 @@ use product::{Product, Queries};
 use tile::{Pass, RANGE, SCORE_ROW, Tile, clear, padded, scratch_len, state_len};
 
 use super::activations::SplitRows;
-use crate::cpu::isa::Kernels;
+use crate::cpu::kernels::Kernels;
 use crate::cpu::kv_cache::units::Stored;
 use crate::cpu::kv_cache::{CpuKvCache, Sides, Store};
 use crate::cpu::rect::{Rect, Strips};
