@@ -4,7 +4,7 @@
 use std::str::FromStr;
 use std::sync::Arc;
 
-use anyhow::ensure;
+use anyhow::Context;
 use clap::Args;
 use puna::checkpoint::Checkpoint;
 use puna::generate::{Proposer, Speculation, SpeculationError};
@@ -106,8 +106,11 @@ impl SpeculationArgs {
 /// An error where a draft model has more or fewer ids: before its weights are read.
 fn same_vocabulary(draft: &Checkpoint, session: &Session) -> anyhow::Result<()> {
     let (draft_size, model) = (draft.config().vocab_size, session.config().vocab_size);
-    ensure!(draft_size == model, SpeculationError::Vocabulary { model, draft: draft_size });
-    Ok(())
+    if draft_size == model {
+        return Ok(());
+    }
+    let error = SpeculationError::Vocabulary { model, draft: draft_size };
+    Err(error).with_context(|| draft.path().display().to_string())
 }
 
 /// Says where a draft model's ids mean other texts: the answer is right, but none the faster.

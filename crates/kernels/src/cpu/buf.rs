@@ -29,7 +29,7 @@ pub struct CpuBuf {
 #[derive(Debug)]
 enum Memory {
     Heap(Vec<Line>),
-    /// The bytes of `range`, which begins and ends on huge pages. Untouched ones cost nothing.
+    /// The bytes of `range`, which begins on a huge page. Untouched pages cost nothing.
     Pages {
         map: MmapMut,
         range: Range<usize>,
@@ -46,26 +46,30 @@ impl CpuBuf {
     /// `len` zeros; `what` they are for goes into the error.
     pub(crate) fn zeros(len: usize, what: &str) -> Result<Self, OutOfMemory> {
         let lines = len.div_ceil(16);
-        let memory = match lines.checked_mul(size_of::<Line>()) {
-            Some(bytes) if bytes >= HUGE_PAGE => pages(bytes),
-            _ => bytemuck::allocation::try_zeroed_vec(lines).ok().map(Memory::Heap),
-        };
+        let bytes = lines.checked_mul(size_of::<Line>()).filter(|bytes| *bytes >= HUGE_PAGE);
+        let heap = || bytemuck::allocation::try_zeroed_vec(lines).ok().map(Memory::Heap);
+        let memory = bytes.and_then(pages).or_else(heap);
         let bytes = (len as u64).saturating_mul(4);
         let memory = memory.ok_or_else(|| OutOfMemory { what: what.to_owned(), bytes })?;
         Ok(Self { memory, len })
     }
 }
 
-/// At least `bytes` zeros on huge pages, where the system has and gives them.
+/// `bytes` zeros on huge pages, of which a last part has small ones; `None` on systems without.
+#[cfg(target_os = "linux")]
 fn pages(bytes: usize) -> Option<Memory> {
     // A mapping begins on any page: one more huge page, never touched, has room for the alignment.
-    let bytes = bytes.checked_next_multiple_of(HUGE_PAGE)?;
     let map = MmapMut::map_anon(bytes.checked_add(HUGE_PAGE)?).ok()?;
     let start = map.as_ptr().align_offset(HUGE_PAGE);
-    // Refused where a system has no huge pages: then small ones serve.
-    #[cfg(target_os = "linux")]
-    let _ = map.advise_range(memmap2::Advice::HugePage, start, bytes);
+    // Refused where this machine has no huge pages: then small ones serve.
+    let _ = map.advise_range(memmap2::Advice::HugePage, start, bytes / HUGE_PAGE * HUGE_PAGE);
     Some(Memory::Pages { map, range: start..start + bytes })
+}
+
+/// `None`: other systems are not asked.
+#[cfg(not(target_os = "linux"))]
+fn pages(_: usize) -> Option<Memory> {
+    None
 }
 
 impl Deref for CpuBuf {
@@ -100,7 +104,7 @@ mod tests {
             assert_eq!(buf.len(), len);
             assert!(buf.iter().all(|value| *value == 0.0));
             assert!(buf.as_ptr().cast::<Line>().is_aligned());
-            let huge = 4 * len >= HUGE_PAGE;
+            let huge = cfg!(target_os = "linux") && 4 * len >= HUGE_PAGE;
             assert!(!huge || (buf.as_ptr() as usize).is_multiple_of(HUGE_PAGE), "{len}");
             for (i, value) in buf.iter_mut().enumerate() {
                 *value = i as f32;

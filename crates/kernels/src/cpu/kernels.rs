@@ -262,7 +262,6 @@ const fn in_vectors(kernels: &'static PairKernels) -> Pairs {
         kernels,
         blocking: super::product::VECTORS,
         few_integer: super::linear::FEW_INTEGER,
-        few_float: super::linear::FEW_FLOAT,
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{Dtype, Format};
 /// Rows up to which the dots of packed weights, and of floats, beat the blocked product in vectors;
 /// measured with `benches/linear.rs` on Zen 4. [`Pairs`] may have others.
 pub(super) const FEW_INTEGER: usize = 16;
-pub(super) const FEW_FLOAT: usize = 4;
+const FEW_FLOAT: usize = 4;
 /// Formats without a dot are dequantised again for each of these.
 const FEW_OTHER: usize = 4;
 /// Weights that one part of a few-row job reads, at least and at most: a longer stretch is read
@@ -64,14 +64,13 @@ impl Path {
         let format = weight.format();
         let float = matches!(format, Format::F32 | Format::F16 | Format::Bf16);
         let pairs = cpu.pairs.filter(|_| may_be_bf16(weight));
-        let few_float = pairs.map_or(FEW_FLOAT, |pairs| pairs.few_float);
         let few_integer = pairs.map_or(FEW_INTEGER, |pairs| pairs.few_integer);
         match rows {
             _ if cpu.exact => Self::Panel,
             _ if cpu.deterministic && float => Self::Float,
             _ if cpu.deterministic && matches!(weight, CpuWeight::Packed(_)) => Self::Integer,
             _ if cpu.deterministic => Self::Panel,
-            _ if float && rows <= few_float => Self::Float,
+            _ if float && rows <= FEW_FLOAT => Self::Float,
             _ if rows <= few_integer && matches!(weight, CpuWeight::Packed(_)) => Self::Integer,
             0..=FEW_OTHER if !float => Self::Row,
             _ if pairs.is_some() => Self::Pairs,

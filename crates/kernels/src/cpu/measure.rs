@@ -1,8 +1,9 @@
 //! What this machine can do at most, measured and not looked up: bytes read from memory and
-//! multiply-adds in registers, each second, with the pool's own threads. Every report of a share
-//! of the machine divides by these. The multiply-add is the widest that products of many rows use:
-//! of `bf16` pairs, in tiles or vectors, else of `f32`, at the width of the instruction set in use (on the portable one,
-//! a product and a sum); dots of bytes do not count.
+//! multiply-adds each second, with the pool's own threads. Every report of a share of the machine
+//! divides by these. The multiply-add is the widest that products of many rows use: of `bf16`
+//! pairs, in tiles (with the loads that they need) or in registers, else of `f32`, at the width of
+//! the instruction set in use (on the portable one, a product and a sum); dots of bytes do not
+//! count.
 
 use std::hint::black_box;
 use std::time::Instant;

@@ -34,6 +34,7 @@ impl Cpu {
             bytes: weight.bytes(),
         }
     }
+
     /// Rows, at most 64, up to which one batch gives each row the bits that it has alone: those
     /// that take the path of a single row.
     pub fn rows_like_one(&self, weight: &CpuWeight) -> usize {

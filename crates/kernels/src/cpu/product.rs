@@ -23,8 +23,10 @@ const ROWS: usize = 86 * STRIP;
 const DEPTH: usize = 4096;
 /// Depth that runs in registers: a multiple of every block length, and a divisor of [`DEPTH`].
 pub(super) const STEP: usize = 256;
-/// Parts that a job should have, so that threads end together.
+/// Parts that a job should have, so that threads end together: columns are cut finer, for those of
+/// one part share nothing with another's, while rows that are cut need the same chunks of `B`.
 const MIN_PARTS: usize = 16;
+const COLUMN_PARTS: usize = 64;
 
 thread_local! {
     static LEFT: Cell<CpuBuf> = Cell::default();
@@ -90,8 +92,6 @@ pub(crate) struct Pairs {
     pub(crate) blocking: Blocking,
     /// Rows up to which whole-number dots of packed weights are faster.
     pub(crate) few_integer: usize,
-    /// Likewise `f32` dots of `bf16` weights.
-    pub(crate) few_float: usize,
 }
 
 /// Packs rows of `A` over a range of depth into a strip.
@@ -162,7 +162,7 @@ impl Product<'_> {
         let Blocking { chunk, part: (most_rows, most_cols), .. } = self.blocking;
         let least_layers = block.rows.len().div_ceil(most_rows);
         let all_cols: usize = results.iter().map(Tiles::cols).sum();
-        let width = all_cols / MIN_PARTS.div_ceil(least_layers);
+        let width = all_cols / COLUMN_PARTS.div_ceil(least_layers);
         let width = width.next_multiple_of(chunk).clamp(chunk, most_cols);
         let columns: usize = results.iter().map(|c| c.cols().div_ceil(width)).sum();
         let layers = MIN_PARTS.div_ceil(columns.max(1)).max(least_layers).min(block.strips);

@@ -1,5 +1,6 @@
 //! Rectangles of a matrix, handed to the parts of a job: row ranges crossed with strips of
-//! columns. Every part owns its own rectangle and nothing else, so no part needs `unsafe`.
+//! columns. Every part owns its own rectangle and nothing else, so no part of `for_each_rect` needs
+//! `unsafe`.
 
 use std::ops::Range;
 

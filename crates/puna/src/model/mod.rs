@@ -73,7 +73,7 @@ impl<B: Backend> LlamaModel<B> {
         Workspace::new(&self.backend, &self.config, self.rope.rotary_dim(), max_rows)
     }
 
-    /// A paged cache of this model's keys and values, of `n_blocks` blocks of `block_len` tokens.
+    /// The shape of a paged cache of this model's keys and values, of `n_blocks` blocks of `block_len` tokens.
     pub fn kv_shape(&self, n_blocks: usize, block_len: usize, dtype: KvDtype) -> KvShape {
         KvShape {
             n_layers: self.config.num_hidden_layers,

@@ -60,7 +60,7 @@ struct Singles<I>(I);
 
 /// A word is two `bf16` values.
 #[derive(Clone, Copy)]
-struct Pairs<I>(I);
+struct PairWords<I>(I);
 
 impl<I: Isa> Words for Singles<I> {
     type Isa = I;
@@ -82,7 +82,7 @@ impl<I: Isa> Words for Singles<I> {
     }
 }
 
-impl<I: PairIsa> Words for Pairs<I> {
+impl<I: PairIsa> Words for PairWords<I> {
     type Isa = I;
     const DEPTH: usize = 2;
 
@@ -125,7 +125,7 @@ pub(crate) fn multiply_pairs<I: PairIsa>(
     start: Start,
     c: &mut Rect<'_, f32>,
 ) {
-    multiply_words(Pairs(isa), a, panels, start, c);
+    multiply_words(PairWords(isa), a, panels, start, c);
 }
 
 #[inline(always)]
@@ -353,7 +353,7 @@ pub(crate) fn pairs_from_packed<I: PairIsa>(
     blocks: &[u8],
     panel: &mut [f32],
 ) {
-    expand(Pairs(isa), format, blocks, panel);
+    expand(PairWords(isa), format, blocks, panel);
 }
 
 #[inline(always)]

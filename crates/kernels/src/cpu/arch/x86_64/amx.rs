@@ -29,22 +29,17 @@ const _: () = assert!(PANEL == TILE);
 ///
 /// Nothing of this was measured with this code, which has only run under emulation. The numbers
 /// are those of a prototype on a Sapphire Rapids core (48 KB and 2 MB of cache), in nanoseconds for
-/// one turn of the loop of [`Tiles::multiply`]: 24 with both operands in the first cache, 25 to 27
+/// one turn of the loop of [`Quad::multiply`]: 24 with both operands in the first cache, 25 to 27
 /// with `B` there (32 KB) and `A` coming from the second with the hint T1, 33 without the hint, for
 /// `A` then evicts `B`; 31 to 33 with both in the second; 70 with `A` in the third, hence the 256
 /// rows. Its parts had 256 columns up to 2,048 values of depth and 512 above.
 const BLOCKING: Blocking = Blocking::of::<STRIP, TILE>(WIDTH, (8 * STRIP, 16 * WIDTH));
 
 /// Products in tiles. The rows that are few are of the same prototype: 8 for weights of 4 bits
-/// (those of 8 bits were equal at 4), 2 for `bf16`. Its dots multiplied one byte for an activation
+/// (those of 8 bits were equal at 4). Its dots multiplied one byte for an activation
 /// and ours two, and its expansion of weights was twice as fast as the kind that ours is.
-pub(crate) static AMX: Pairs = Pairs {
-    path: "bf16 pair tiles",
-    kernels: &KERNELS,
-    blocking: BLOCKING,
-    few_integer: 8,
-    few_float: 2,
-};
+pub(crate) static AMX: Pairs =
+    Pairs { path: "bf16 pair tiles", kernels: &KERNELS, blocking: BLOCKING, few_integer: 8 };
 
 static KERNELS: PairKernels = PairKernels { multiply_adds, multiply, ..*AVX512BF16.kernels };
 
@@ -148,14 +143,14 @@ unsafe fn release() {
 }
 
 /// Four tiles of `C`, two by two, and what is added to them.
-struct Tiles {
+struct Quad {
     /// The first tiles of `A`.
     a: [*const f32; 2],
     /// The first tiles of `B`.
     b: [*const f32; 2],
     /// Bytes from a tile of `B` to the next; of `A` it is twice as many.
     next: usize,
-    /// Tiles of depth.
+    /// Quad of depth.
     depth: usize,
     c: [[*mut f32; 2]; 2],
     /// Bytes from a row of `C` to the next.
@@ -163,7 +158,7 @@ struct Tiles {
     start: Start,
 }
 
-impl Tiles {
+impl Quad {
     /// `C (+)= Σ A B`. A value is one chain of additions in the order of depth, of one term for
     /// each tile.
     ///
@@ -242,18 +237,18 @@ fn multiply(a: &[f32], panels: &[f32], start: Start, c: &mut Rect<'_, f32>) {
         let cols = from..cols.min(from + WIDTH);
         let panels = &panels[from * depth..];
         if whole > 0 {
-            Strips { a, slot, panels, depth, start }.multiply(0..whole * STRIP, STRIP, &cols, c);
+            StripRun { a, slot, panels, depth, start }.multiply(0..whole * STRIP, STRIP, &cols, c);
         }
         if rows > whole * STRIP {
             let a = &a[whole * slot..];
             let rows = whole * STRIP..rows;
-            Strips { a, slot, panels, depth, start }.multiply(rows.clone(), rows.len(), &cols, c);
+            StripRun { a, slot, panels, depth, start }.multiply(rows.clone(), rows.len(), &cols, c);
         }
     }
 }
 
-/// Strips of `A` and two panels.
-struct Strips<'a> {
+/// StripRun of `A` and two panels.
+struct StripRun<'a> {
     a: &'a [f32],
     /// Words from one strip to the next.
     slot: usize,
@@ -263,10 +258,10 @@ struct Strips<'a> {
     start: Start,
 }
 
-impl Strips<'_> {
+impl StripRun<'_> {
     /// Adds the strips, of `height` rows each, times the panels to rows × cols of `c`.
     ///
-    /// Tiles end where those rows and columns end. One that would have none of its own is a row or
+    /// Quad end where those rows and columns end. One that would have none of its own is a row or
     /// a column of its neighbour, computed once more from the same values: no case needs another
     /// loop or memory to spare.
     fn multiply(
@@ -297,7 +292,7 @@ impl Strips<'_> {
                 let a = a.as_ptr().add(strip * slot);
                 let top = c.add(strip * STRIP * stride);
                 let bottom = top.add(below * stride);
-                let tiles = Tiles {
+                let tiles = Quad {
                     a: [a, a.add(below * TILE)],
                     b,
                     next: 4 * TILE * TILE,
@@ -313,7 +308,7 @@ impl Strips<'_> {
     }
 }
 
-/// Turns of the loop of [`Tiles::multiply`] over tiles that stay in the first cache, and how many
+/// Turns of the loop of [`Quad::multiply`] over tiles that stay in the first cache, and how many
 /// multiply-adds that is: see [`crate::cpu::measure`]. Its loads belong to it: no product does
 /// without them.
 fn multiply_adds(turns: usize) -> usize {
@@ -331,10 +326,10 @@ fn multiply_adds(turns: usize) -> usize {
     let (a, b, mut c) = (words(), words(), [[0.0f32; WIDTH]; STRIP]);
     let (c0, stride) = (c.as_mut_ptr().cast::<f32>(), WIDTH);
     let config = Config::of([TILE; 2], [TILE; 2]);
-    // SAFETY: as in `Strips::multiply`; `a` and `b` hold two tiles each, `c` holds four.
+    // SAFETY: as in `StripRun::multiply`; `a` and `b` hold two tiles each, `c` holds four.
     unsafe {
         config.load();
-        let tiles = Tiles {
+        let tiles = Quad {
             a: [a.0.as_ptr(), a.0.as_ptr().add(TILE * TILE)],
             b: [b.0.as_ptr(), b.0.as_ptr().add(TILE * TILE)],
             next: 0,
