@@ -13,7 +13,8 @@ pub(super) struct Tiles<'a, T> {
     values: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: the pointer is used only by callers of `row`, `rows` and `at`, who keep their ranges apart.
+// SAFETY: the pointer is used only by callers of `row`, `rows` and `at`, who keep their ranges
+// apart.
 unsafe impl<T: Send> Sync for Tiles<'_, T> {}
 // SAFETY: as above; it stands for a `&mut [T]`, which may be sent.
 unsafe impl<T: Send> Send for Tiles<'_, T> {}
