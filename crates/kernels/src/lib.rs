@@ -2,7 +2,7 @@
 //!
 //! * [`Backend`] is the narrow waist: every operation that a LLaMA needs, forward beside backward.
 //! * [`mod@format`] holds the weight formats, one file each.
-//! * [`Cpu`] is the default backend; [`cpu::isa`] picks its instruction set once, at start.
+//! * [`Cpu`] is the default backend; [`cpu::kernels`] picks its instruction set once, at start.
 
 pub mod backend;
 pub mod cpu;

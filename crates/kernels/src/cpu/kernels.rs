@@ -1,6 +1,5 @@
-//! The tables of kernels, one for each instruction set. In: algorithms over
-//! [`Isa`](super::isa::Isa). Out: functions compiled for the features that a table names. `detect`
-//! picks a table once, at start.
+//! The tables of kernels, one for each instruction set. In: algorithms over `Isa`. Out: functions
+//! compiled for the features that a table names. `detect` picks a table once, at start.
 
 use std::ops::Range;
 
