@@ -6,7 +6,7 @@ A model is named `smollm2`, `1b:FORMAT` or `7b:FORMAT` (GGUF files), or `smollm2
 import pathlib
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import machine
 from shapes import FORMATS, SHAPES, total_bytes
@@ -63,7 +63,7 @@ def plan_for(model: Model, plan: Plan) -> Plan:
     """7B takes a quarter of the tokens and half of the prompt, so that a round ends before the machine drifts."""
     if model.kind != "7b":
         return plan
-    return Plan(max(1, plan.prompt // 2), plan.handful, max(1, plan.generate // 4), plan.batches, plan.repetitions)
+    return replace(plan, prompt=max(1, plan.prompt // 2), generate=max(1, plan.generate // 4))
 
 
 def lacking(model: Model, to_write: int, disk: int, memory: int | None) -> str | None:

@@ -26,6 +26,7 @@ EPILOG = """Examples:
   benches/peers/run
   benches/peers/run --models smollm2,1b:Q4_K_M,1b:folder --rounds 5
   benches/peers/run --avx2 --models 1b:Q4_0
+  benches/peers/run --models smollm2 --busy 2 --peers llama.cpp
   benches/peers/run --seven --no-record
 
 Models: smollm2 (what `puna pull smollm2` fetches), 1b:FORMAT and 7b:FORMAT with random weights, which are written once
@@ -61,6 +62,7 @@ def arguments(given: list[str]) -> argparse.Namespace:
     add("-g", "--generate", type=positive, default=Plan.generate, help="tokens to decode (7B: a quarter)")
     add("--handful", type=positive, default=Plan.handful, help="tokens of a short prompt")
     add("--batch", type=counts, default=Plan.batches, help="sequences decoding together")
+    add("--busy", type=positive, default=0, help="measure again beside this many endless loops of other programs")
     add("-r", "--repetitions", type=positive, default=Plan.repetitions, help="of each work in a round")
     add("--limit", type=positive, default=900, help="seconds that one process may take")
     add("--python", type=pathlib.Path, help="of an environment that you have; nothing is installed into it")
@@ -139,7 +141,7 @@ def compare(args: argparse.Namespace, asked: list[str], models: list[Model]) -> 
     if not paths:
         raise ValueError("there is nothing to measure. " + ". ".join(notes))
     runner = Runner(args.puna, found.python, args.threads, args.avx2, args.limit, found.missing)
-    base = Plan(args.prompt, args.handful, args.generate, args.batch, args.repetitions)
+    base = Plan(args.prompt, args.handful, args.generate, args.batch, args.repetitions, args.busy)
     results = run_rounds(args.rounds, base, runner, paths, ["puna", *asked])
     abouts = {peer: results.about(peer) for peer in asked}
     if abouts.get("llama.cpp"):

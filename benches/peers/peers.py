@@ -10,10 +10,11 @@ import signal
 import subprocess
 from dataclasses import dataclass, field
 
+import busy
 from environment import SWITCHES, last_line
 from files import Model
 from machine import Neighbours
-from works import Outcome, Plan, job_text, parse_lines
+from works import Outcome, Plan, add_busy, job_text, parse_lines
 
 HERE = pathlib.Path(__file__).resolve().parent
 # Peer -> its worker, and whether it reads a folder (else a GGUF file).
@@ -47,10 +48,17 @@ class Runner:
         return None
 
     def measure(self, peer: str, path: pathlib.Path, plan: Plan) -> Outcome:
-        neighbours = Neighbours()
-        outcome = self.measure_puna(path, plan) if peer == "puna" else self.measure_peer(peer, path, plan)
-        outcome.others = neighbours.share()
+        """First with the machine to itself, then, where the plan says so, beside busy loops."""
+        others, quiet = Neighbours(), plan.quiet()
+        outcome = self.measure_once(peer, path, quiet)
+        outcome.others = others.share()
+        if plan.busy:
+            with busy.neighbours(plan.busy):
+                add_busy(outcome, self.measure_once(peer, path, quiet), plan)
         return outcome
+
+    def measure_once(self, peer: str, path: pathlib.Path, plan: Plan) -> Outcome:
+        return self.measure_puna(path, plan) if peer == "puna" else self.measure_peer(peer, path, plan)
 
     def measure_peer(self, peer: str, path: pathlib.Path, plan: Plan) -> Outcome:
         script = str(HERE / WORKERS[peer][0])

@@ -6,6 +6,7 @@ import sys
 import tempfile
 import unittest
 
+import busy
 import environment
 import files
 import machine
@@ -19,7 +20,7 @@ import table
 import worker
 from files import Model, Store
 from peers import Runner
-from works import Outcome, Plan, Work, job_text, parse_lines
+from works import Outcome, Plan, Work, add_busy, job_text, parse_lines
 
 PLAN = Plan(prompt=8, handful=2, generate=4, batches=(3,), repetitions=2)
 CPUINFO = """processor\t: 0
@@ -120,6 +121,22 @@ class Build(unittest.TestCase):
 class Protocol(unittest.TestCase):
     def test_names(self):
         self.assertEqual([work.name for work in PLAN.works()], ["prefill 8", "prefill 2", "decode 4", "decode 4 × 3"])
+
+    def test_busy(self):
+        plan = Plan(prompt=8, handful=2, generate=4, batches=(), busy=3)
+        names = ["prefill 8", "prefill 2", "decode 4"]
+        self.assertEqual([work.name for work in plan.works()], names + [f"{name}, 3 busy" for name in names])
+        self.assertEqual([work.name for work in plan.quiet().works()], names)
+        outcome = Outcome(rates={"decode 4": [8.0]})
+        add_busy(outcome, Outcome(rates={"decode 4": [2.0]}, errors={"prefill 8": "no"}), plan)
+        self.assertEqual(outcome.rates, {"decode 4": [8.0], "decode 4, 3 busy": [2.0]})
+        self.assertEqual(outcome.errors, {"prefill 8, 3 busy": "no"})
+
+    def test_neighbours_end_with_the_block(self):
+        with self.assertRaises(KeyError), busy.neighbours(2) as loops:
+            self.assertEqual([loop.poll() for loop in loops], [None, None])
+            raise KeyError
+        self.assertTrue(all(loop.returncode < 0 for loop in loops))
 
     def test_lines(self):
         lines = ['{"load_ms": 3}', '{"about": {"version": "1"}}', "", '{"work": "a", "tokens_per_second": 2.5}',

@@ -7,21 +7,24 @@ A job goes to a peer's process as one JSON argument; it answers with one JSON ob
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 
 @dataclass(frozen=True)
 class Work:
-    """`prefill`: one forward of `tokens` rows. `decode`: `tokens` steps of `sequences` sequences of one token each."""
+    """`prefill`: one forward of `tokens` rows. `decode`: `tokens` steps of `sequences` sequences of one token each.
+    `busy` endless loops of other programs run meanwhile."""
 
     kind: str
     tokens: int
     sequences: int = 1
+    busy: int = 0
 
     @property
     def name(self) -> str:
         together = f" × {self.sequences}" if self.sequences > 1 else ""
-        return f"{self.kind} {self.tokens}{together}"
+        beside = f", {self.busy} busy" if self.busy else ""
+        return f"{self.kind} {self.tokens}{together}{beside}"
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,16 @@ class Plan:
     generate: int = 128
     batches: tuple[int, ...] = (4, 16)
     repetitions: int = 3
+    busy: int = 0
+
+    def quiet(self) -> "Plan":
+        """The works that have the machine to themselves."""
+        return replace(self, busy=0)
 
     def works(self) -> list[Work]:
         works = [Work("prefill", self.prompt), Work("prefill", self.handful), Work("decode", self.generate)]
-        return works + [Work("decode", self.generate, n) for n in self.batches]
+        works += [Work("decode", self.generate, n) for n in self.batches]
+        return works + [replace(work, busy=self.busy) for work in works if self.busy]
 
 
 @dataclass
@@ -48,6 +57,13 @@ class Outcome:
     about: dict = field(default_factory=dict)
     load_ms: float | None = None
     others: float | None = None  # share of the processors' time that other programs took meanwhile
+
+
+def add_busy(outcome: Outcome, busy: Outcome, plan: Plan) -> None:
+    """What the same process told beside `plan.busy` loops, under the names of those works."""
+    names = {replace(work, busy=0).name: work.name for work in plan.works() if work.busy}
+    outcome.rates |= {names[name]: rates for name, rates in busy.rates.items()}
+    outcome.errors |= {names[name]: error for name, error in busy.errors.items()}
 
 
 def job_text(model: str, threads: int, plan: Plan) -> str:

@@ -243,6 +243,8 @@ kernels! {
         multiply_adds = crate::cpu::measure::pair_multiply_adds: (turns: usize) -> usize;
         /// Values as words of neighbours; a last one alone beside a zero.
         pair_up = ops::panel::pair_up: (x: &[f32], words: &mut [f32]);
+        /// A run of a `bf16` row as words.
+        copy_pairs = ops::panel::copy_pairs: (run: &[u8], words: &mut [f32]);
         /// Packed blocks of sixteen rows as a panel of words.
         packed_panel = ops::panel::pairs_from_packed:
             (format: Format, blocks: &[u8], panel: &mut [f32]);

@@ -23,7 +23,7 @@ use crate::{Dtype, Format};
 
 /// Rows up to which the dots of packed weights, and of floats, beat the blocked product in vectors;
 /// measured with `benches/linear.rs` on Zen 4. [`Pairs`] may have others.
-pub(super) const FEW_INTEGER: usize = 16;
+pub(super) const FEW_INTEGER: usize = 24;
 const FEW_FLOAT: usize = 4;
 /// Formats without a dot are dequantised again for each of these.
 const FEW_OTHER: usize = 4;

@@ -6,7 +6,8 @@ use std::ops::Range;
 use super::Cpu;
 use super::ops::panel::PANEL;
 use super::product::{Pairs, STEP, VECTORS};
-use super::weight::CpuWeight;
+use super::weight::{CpuWeight, RowBytes};
+use crate::Format;
 
 /// Rows of a `(_, cols)` matrix over a range of columns, as a strip `[depth][6]`. Missing rows
 /// keep what the strip held: their sums are not stored.
@@ -73,16 +74,15 @@ pub(super) fn pack_weight(
         return;
     }
     let mut rows = [0.0; STEP * PANEL];
-    let mut values = [0.0; 2 * STEP];
     for (first, panel) in panels {
         for (row, feature) in rows.as_chunks_mut::<STEP>().0.iter_mut().zip(first..features.end) {
-            let (row, values) = (&mut row[..words.len()], &mut values[..depth.len()]);
-            match pairs {
-                Some(pairs) => {
-                    weight.dequantize(cpu.kernels, feature, depth.clone(), values);
-                    (pairs.kernels.pair_up)(values, row);
+            let row = &mut row[..words.len()];
+            match (pairs, weight.row_range(feature..feature + 1)) {
+                (Some(pairs), Some(RowBytes { format: Format::Bf16, bytes, .. })) => {
+                    (pairs.kernels.copy_pairs)(&bytes[2 * depth.start..2 * depth.end], row);
                 }
-                None => weight.dequantize(cpu.kernels, feature, depth.clone(), row),
+                (Some(_), _) => unreachable!("pairs are made of packed and of `bf16` weights"),
+                (None, _) => weight.dequantize(cpu.kernels, feature, depth.clone(), row),
             }
         }
         (cpu.kernels.pack_panel)(&rows, STEP, panel);

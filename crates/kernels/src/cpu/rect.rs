@@ -44,13 +44,6 @@ impl<'a, T> Rect<'a, T> {
         (self.rows.len(), self.cols.len())
     }
 
-    /// `N` rows from `first` on; empty slices for those that the rectangle does not have.
-    #[inline]
-    pub(crate) fn rows<const N: usize>(&mut self, first: usize) -> [&mut [T]; N] {
-        // SAFETY: no other rectangle overlaps this one, which lends its rows once at a time.
-        unsafe { self.matrix.rows(self.rows.start + first, self.rows.end, &self.cols) }
-    }
-
     /// The address of a value, and how many values lie from one row to the next. Through it the
     /// rectangle may be read and written while it is borrowed.
     #[cfg(target_arch = "x86_64")]
@@ -61,6 +54,7 @@ impl<'a, T> Rect<'a, T> {
     }
 
     /// Row `index` of the rectangle.
+    #[inline(always)]
     pub(crate) fn row(&mut self, index: usize) -> &mut [T] {
         assert!(index < self.rows.len());
         // SAFETY: whoever made it sees to it that no other rectangle overlaps this one, and it

@@ -43,6 +43,7 @@ impl<'a, T> Tiles<'a, T> {
     ///
     /// # Safety
     /// While the slice lives, no other one may overlap it.
+    #[inline(always)]
     pub(super) unsafe fn row(&self, row: usize, cols: &Range<usize>) -> &'a mut [T] {
         assert!(row < self.rows && cols.start <= cols.end && cols.end <= self.cols);
         // SAFETY: row and columns were checked against the matrix, which lies inside the slice

@@ -14,7 +14,7 @@ use std::marker::PhantomData;
 
 use super::dot_packed::{Factors, planes, unpack};
 use crate::Format;
-use crate::cpu::isa::{Isa, PairIsa, Piece};
+use crate::cpu::isa::{Cache, Isa, PairIsa, Piece};
 use crate::cpu::packed::codes::{self, Coded, CodedVisitor};
 use crate::cpu::packed::{Layout, ORDER};
 use crate::cpu::rect::Rect;
@@ -143,75 +143,52 @@ fn multiply_words<W: Words>(
     let strip_len = panels.len() / cols.next_multiple_of(PANEL) * STRIP;
     let slot = a.len() / rows.div_ceil(STRIP);
     for (i, a) in a.chunks_exact(slot).enumerate() {
-        let a = &a[..strip_len];
-        let c: &mut [&mut [f32]] = &mut c.rows::<STRIP>(i * STRIP);
-        match rows - i * STRIP {
-            1 => strip::<W, 1>(words, a, panels, start, &mut c[..1]),
-            2 => strip::<W, 2>(words, a, panels, start, &mut c[..2]),
-            3 => strip::<W, 3>(words, a, panels, start, &mut c[..3]),
-            4 => strip::<W, 4>(words, a, panels, start, &mut c[..4]),
-            5 => strip::<W, 5>(words, a, panels, start, &mut c[..5]),
-            _ => strip::<W, 6>(words, a, panels, start, c),
+        let (a, first) = (a[..strip_len].as_chunks().0, i * STRIP);
+        match rows - first {
+            1 => strip::<W, 1>(words, a, panels, start, (c, first)),
+            2 => strip::<W, 2>(words, a, panels, start, (c, first)),
+            3 => strip::<W, 3>(words, a, panels, start, (c, first)),
+            4 => strip::<W, 4>(words, a, panels, start, (c, first)),
+            5 => strip::<W, 5>(words, a, panels, start, (c, first)),
+            _ => strip::<W, 6>(words, a, panels, start, (c, first)),
         }
     }
 }
 
+/// `R` rows of `c`, from `first` on.
 #[inline(always)]
 fn strip<W: Words, const R: usize>(
     words: W,
-    a: &[f32],
+    a: &[[f32; STRIP]],
     panels: &[f32],
     start: Start,
-    c: &mut [&mut [f32]],
+    (c, first): (&mut Rect<'_, f32>, usize),
 ) {
-    assert_eq!(c.len(), R);
-    let a = a.as_chunks::<STRIP>().0;
-    let cols = c[0].len();
+    let cols = c.shape().1;
     let panel_len = a.len() * PANEL;
     let mut from = 0;
     while from < cols {
         let panels = &panels[from * a.len()..];
-        let to = from + MOST_PANELS * PANEL;
-        if W::Isa::MANY_REGISTERS && to <= cols {
-            let mut tile: [&mut [f32]; R] = each_row(c, from, to);
+        if W::Isa::MANY_REGISTERS && from + MOST_PANELS * PANEL <= cols {
             let panels =
                 std::array::from_fn(|p| panels[p * panel_len..][..panel_len].as_chunks().0);
-            multiply_tile::<W, R, MOST_PANELS>(words, a, panels, start, &mut tile);
-            from = to;
+            let sums = multiply_tile::<W, R, MOST_PANELS>(words, a, panels);
+            put_tile(words.isa(), sums, start, c, (first, from));
+            from += MOST_PANELS * PANEL;
             continue;
         }
-        let to = cols.min(from + PANEL);
-        let panel = [panels[..panel_len].as_chunks().0];
-        if to - from == PANEL {
-            let mut tile: [&mut [f32]; R] = each_row(c, from, to);
-            multiply_tile::<W, R, 1>(words, a, panel, start, &mut tile);
+        let sums = multiply_tile::<W, R, 1>(words, a, [panels[..panel_len].as_chunks().0]);
+        if from + PANEL <= cols {
+            put_tile(words.isa(), sums, start, c, (first, from));
         } else {
-            let mut tile = [[0.0; PANEL]; R];
-            for (tile, c) in tile.iter_mut().zip(c.iter()) {
-                if start == Start::Held {
-                    tile[..to - from].copy_from_slice(&c[from..to]);
-                }
-            }
-            let mut rows = tile.each_mut().map(|row| &mut row[..]);
-            multiply_tile::<W, R, 1>(words, a, panel, start, &mut rows);
-            for (tile, c) in tile.iter().zip(c.iter_mut()) {
-                c[from..to].copy_from_slice(&tile[..to - from]);
-            }
+            put_narrow(words.isa(), sums, start, c, (first, from));
         }
-        from = to;
+        from += PANEL;
     }
 }
 
-/// Columns `from..to` of each row.
-#[inline(always)]
-fn each_row<'a, const R: usize>(
-    c: &'a mut [&mut [f32]],
-    from: usize,
-    to: usize,
-) -> [&'a mut [f32]; R] {
-    let mut rows = c.iter_mut();
-    std::array::from_fn(|_| rows.next().map_or(&mut [][..], |row| &mut row[from..to]))
-}
+/// Sums of `R` rows and `P` panels: one or two vectors to a row of a panel.
+type Sums<V, const R: usize, const P: usize> = [[[V; 2]; P]; R];
 
 /// `R` rows times `P` panels.
 #[inline(always)]
@@ -219,9 +196,7 @@ fn multiply_tile<W: Words, const R: usize, const P: usize>(
     words: W,
     a: &[[f32; STRIP]],
     panels: [&[[f32; PANEL]]; P],
-    start: Start,
-    c: &mut [&mut [f32]; R],
-) {
+) -> Sums<F32<W>, R, P> {
     const { assert!(PANEL.is_multiple_of(W::Isa::LANES) && PANEL <= 2 * W::Isa::LANES) };
     const { assert!(R <= STRIP && P <= MOST_PANELS) };
     let isa = words.isa();
@@ -230,7 +205,6 @@ fn multiply_tile<W: Words, const R: usize, const P: usize>(
     for p in 0..P {
         panels[p] = &panels[p][..a.len()];
     }
-    // Of one or two vectors to a row of a panel.
     let mut sums = [[[isa.splat(0.0); 2]; P]; R];
     for k in 0..a.len() {
         let mut b = [[isa.splat(0.0); 2]; P];
@@ -248,16 +222,53 @@ fn multiply_tile<W: Words, const R: usize, const P: usize>(
             }
         }
     }
+    sums
+}
+
+/// Sums to rows and columns of `c` from `first` and `from` on.
+#[inline(always)]
+fn put_tile<I: Isa, const R: usize, const P: usize>(
+    isa: I,
+    sums: Sums<I::F32, R, P>,
+    start: Start,
+    c: &mut Rect<'_, f32>,
+    (first, from): (usize, usize),
+) {
     for r in 0..R {
+        let row = &mut c.row(first + r)[from..][..P * PANEL];
         for p in 0..P {
-            for v in 0..PANEL / lanes {
-                let c = &mut c[r][p * PANEL + v * lanes..];
+            for v in 0..PANEL / I::LANES {
+                let c = &mut row[p * PANEL + v * I::LANES..];
                 // Added last: the next tile can begin before this one's memory has come.
-                if start == Start::Held {
-                    sums[r][p][v] = isa.add(isa.load(c), sums[r][p][v]);
-                }
-                isa.store(sums[r][p][v], c);
+                let sum = match start {
+                    Start::Zero => sums[r][p][v],
+                    Start::Held => isa.add(isa.load(c), sums[r][p][v]),
+                };
+                isa.store(sum, c);
             }
+        }
+    }
+}
+
+/// Likewise to the last columns, of which there are fewer than [`PANEL`].
+#[inline(always)]
+fn put_narrow<I: Isa, const R: usize>(
+    isa: I,
+    sums: Sums<I::F32, R, 1>,
+    start: Start,
+    c: &mut Rect<'_, f32>,
+    (first, from): (usize, usize),
+) {
+    for r in 0..R {
+        let mut wide = [0.0; PANEL];
+        for v in 0..PANEL / I::LANES {
+            isa.store(sums[r][0][v], &mut wide[v * I::LANES..]);
+        }
+        for (c, sum) in c.row(first + r)[from..].iter_mut().zip(wide) {
+            *c = match start {
+                Start::Zero => sum,
+                Start::Held => *c + sum,
+            };
         }
     }
 }
@@ -281,6 +292,17 @@ pub(crate) fn pair_up<I: PairIsa>(isa: I, x: &[f32], words: &mut [f32]) {
         isa.store(isa.pair(isa.splat(pair[0]), isa.splat(high)), &mut one);
         *word = one[0];
     }
+}
+
+/// The words of a run of a `bf16` row: its own bytes; a last value alone beside a zero. Asks for the
+/// run behind it, which is packed next: pages of a mapped file are small, and each of sixteen rows
+/// begins another, which the processor does not foresee.
+#[inline(always)]
+pub(crate) fn copy_pairs<I: PairIsa>(isa: I, run: &[u8], words: &mut [f32]) {
+    isa.prefetch(Cache::Second, run, run.len()..2 * run.len());
+    let (here, rest) = bytemuck::cast_slice_mut(words).split_at_mut(run.len());
+    here.copy_from_slice(run);
+    rest.fill(0u8);
 }
 
 /// Sixteen rows, `stride` apart, over the depth of `panel` `[depth][16]`.
