@@ -32,7 +32,7 @@ pub(crate) struct SpeculationArgs {
     #[arg(long, value_name = "off|lookup|MODEL", default_value = "off")]
     speculate: How,
     /// Most tokens guessed ahead, fewer while few are right; default: 15 for lookup, 8 for a MODEL.
-    /// At most as many as the fast path checks together: 15 for quantised weights, else 3; 63 with
+    /// At most as many as the fast path checks together: 23 for quantised weights, else 3; 63 with
     /// --exact or --deterministic
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     draft_tokens: Option<u16>,

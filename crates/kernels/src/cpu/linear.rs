@@ -27,9 +27,10 @@ pub(super) const FEW_INTEGER: usize = 24;
 const FEW_FLOAT: usize = 4;
 /// Formats without a dot are dequantised again for each of these.
 const FEW_OTHER: usize = 4;
-/// Weights that one part of a few-row job reads, at least and at most: a longer stretch is read
-/// faster, for the processor finds out what comes next, and a small matrix is still shared.
-const PART_BYTES: (usize, usize) = (16 << 10, 96 << 10);
+/// Weights that one part of a few-row job reads, at least and at most, in bytes: a small matrix is
+/// still shared, and the threads end a large one together. They take runs of parts, so that short
+/// ones do not break the stream from memory.
+const PART_BYTES: (usize, usize) = (16 << 10, 32 << 10);
 /// Parts that a matrix is cut into where their size allows.
 const FEW_PARTS: usize = 8;
 /// Results of one job; a layer has three at most.
