@@ -25,6 +25,15 @@ pub(crate) enum Cache {
     Second,
 }
 
+/// Numbers of fifteen bits, `128 high + low`, four to an element.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fours<'a, const N: usize> {
+    /// Signed bytes.
+    pub(crate) high: &'a [[u8; 4]; N],
+    /// Signed bytes.
+    pub(crate) low: &'a [[u8; 4]; N],
+}
+
 /// Vector primitives. A value of an `Isa` type is proof that the processor has its features.
 pub(crate) trait Isa: Copy {
     /// A vector of [`Isa::LANES`] values.
@@ -128,17 +137,22 @@ pub(crate) trait Isa: Copy {
     fn byte<const N: i32>(self, v: Self::Ints) -> Self::F32;
     /// Thirty-two integral values in `-127..=127` as signed bytes.
     fn narrow(self, src: &[f32; 32], dst: &mut [u8; 32]);
-    /// `Σ_i codes[i] · x[i]`, the dot of the four bytes of each lane with those of `x[i]`, of at
-    /// most eight. Codes are unsigned and at most `MAX`, `x` is signed and within `-127..=127`.
+    /// `Σ_i codes[i] · (128 high[i] + low[i]) + add` as `f32`: the dot of the four bytes of each lane
+    /// with four numbers, of at most eight. Codes are unsigned and at most `MAX`; `high` and `low`
+    /// are signed and within `-127..=127`.
     fn dot<const MAX: i32, const N: usize>(
         self,
         codes: &[Self::Ints; N],
-        x: &[[u8; 4]; N],
-    ) -> Self::Ints;
+        x: Fours<'_, N>,
+        add: i32,
+    ) -> Self::F32;
     /// Likewise of codes of any size, each less [`Isa::BYTE_ZERO`].
-    fn dot_bytes<const N: usize>(self, codes: &[Self::Ints; N], x: &[[u8; 4]; N]) -> Self::Ints;
-    /// `128 high + low + add` as `f32`.
-    fn combine(self, high: Self::Ints, low: Self::Ints, add: i32) -> Self::F32;
+    fn dot_bytes<const N: usize>(
+        self,
+        codes: &[Self::Ints; N],
+        x: Fours<'_, N>,
+        add: i32,
+    ) -> Self::F32;
 
     /// `v 2^n` for integral `n` in `-252..=254`, rounded once where it is subnormal.
     #[inline(always)]

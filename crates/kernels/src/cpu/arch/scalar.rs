@@ -2,7 +2,7 @@
 //! target's baseline has. No fused multiply-add: in software it would be a hundred times slower.
 
 use crate::Dtype;
-use crate::cpu::isa::{Isa, Piece};
+use crate::cpu::isa::{Fours, Isa, Piece};
 use crate::format::f16::F16;
 
 /// Any processor.
@@ -188,24 +188,27 @@ impl Isa for Scalar {
     fn dot<const MAX: i32, const N: usize>(
         self,
         codes: &[Self::Ints; N],
-        x: &[[u8; 4]; N],
-    ) -> Self::Ints {
-        self.dot_bytes(codes, x)
+        x: Fours<'_, N>,
+        add: i32,
+    ) -> Self::F32 {
+        self.dot_bytes(codes, x, add)
     }
     #[inline(always)]
-    fn dot_bytes<const N: usize>(self, codes: &[Self::Ints; N], x: &[[u8; 4]; N]) -> Self::Ints {
-        let mut sums = [0i32; LANES];
-        for (codes, x) in codes.iter().zip(x) {
+    fn dot_bytes<const N: usize>(
+        self,
+        codes: &[Self::Ints; N],
+        x: Fours<'_, N>,
+        add: i32,
+    ) -> Self::F32 {
+        let mut sums = [add; LANES];
+        for (codes, (high, low)) in codes.iter().zip(x.high.iter().zip(x.low)) {
             for (sum, code) in sums.iter_mut().zip(codes) {
-                for (code, x) in code.to_le_bytes().iter().zip(x) {
-                    *sum += i32::from(*code) * i32::from(*x as i8);
+                for (code, (high, low)) in code.to_le_bytes().iter().zip(high.iter().zip(low)) {
+                    let x = 128 * i32::from(*high as i8) + i32::from(*low as i8);
+                    *sum += i32::from(*code) * x;
                 }
             }
         }
-        sums.map(|sum| sum as u32)
-    }
-    #[inline(always)]
-    fn combine(self, high: Self::Ints, low: Self::Ints, add: i32) -> Self::F32 {
-        std::array::from_fn(|i| (128 * high[i] as i32 + low[i] as i32 + add) as f32)
+        sums.map(|sum| sum as f32)
     }
 }

@@ -13,7 +13,7 @@ use std::marker::PhantomData;
 
 use super::activations::{Group, SplitRows};
 use crate::Format;
-use crate::cpu::isa::{Cache, Isa, Piece};
+use crate::cpu::isa::{Cache, Fours, Isa, Piece};
 use crate::cpu::packed::codes::{self, Coded, CodedVisitor, Parts};
 use crate::cpu::packed::{GROUP_ROWS, Layout};
 
@@ -206,11 +206,7 @@ fn add_part<I: Isa, B: Coded, const N: usize>(
 ) -> I::F32 {
     let (high, low) = (&x.high.as_chunks::<N>().0[part], &x.low.as_chunks::<N>().0[part]);
     let total = if N == 8 { x.totals[0] + x.totals[1] } else { x.totals[part] };
-    let number = isa.combine(
-        dot_codes::<I, B, N>(isa, codes, high),
-        dot_codes::<I, B, N>(isa, codes, low),
-        -zero::<I, B>() * total,
-    );
+    let number = dot_codes::<I, B, N>(isa, codes, Fours { high, low }, -zero::<I, B>() * total);
     let sum = isa.fma(isa.mul(number, isa.splat(x.scale)), scales, sum);
     if !B::MINIMUM {
         return sum;
@@ -233,15 +229,16 @@ fn zero<I: Isa, B: Coded>() -> i32 {
 fn dot_codes<I: Isa, B: Coded, const N: usize>(
     isa: I,
     codes: &[I::Ints; N],
-    x: &[[u8; 4]; N],
-) -> I::Ints {
+    x: Fours<'_, N>,
+    add: i32,
+) -> I::F32 {
     if is_wide::<B>() {
-        return isa.dot_bytes(codes, x);
+        return isa.dot_bytes(codes, x, add);
     }
     match B::BITS {
-        2..=4 => isa.dot::<15, N>(codes, x),
-        5 => isa.dot::<31, N>(codes, x),
-        _ => isa.dot::<63, N>(codes, x),
+        2..=4 => isa.dot::<15, N>(codes, x, add),
+        5 => isa.dot::<31, N>(codes, x, add),
+        _ => isa.dot::<63, N>(codes, x, add),
     }
 }
 

@@ -8,7 +8,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 use std::ops::Range;
 
-use crate::cpu::isa::{Cache, Isa, PairIsa, Piece};
+use crate::cpu::isa::{Cache, Fours, Isa, PairIsa, Piece};
 
 /// A processor with `neon` and `dotprod`; where `BF16` also with `bf16`.
 #[derive(Clone, Copy, Debug)]
@@ -44,23 +44,29 @@ const LANES: usize = 8;
 impl<const BF16: bool> WithNeon<BF16> {
     /// The dots of codes whose bits `flip` are turned over, and which are signed then.
     #[inline(always)]
-    fn dot_signed<const N: usize>(self, codes: &[Ints; N], flip: u8, x: &[[u8; 4]; N]) -> Ints {
+    fn dot_signed<const N: usize>(
+        self,
+        codes: &[Ints; N],
+        flip: u8,
+        x: Fours<'_, N>,
+        add: i32,
+    ) -> F32 {
         const { assert!(N.is_multiple_of(4)) };
         // SAFETY: the token proves dotprod; four times four bytes of `x` are read at once.
         unsafe {
             let flip = vdupq_n_u8(flip);
             let signed = |code: Ints| [veorq_u8(code[0], flip), veorq_u8(code[1], flip)];
-            let mut sum = [vdupq_n_s32(0); 2];
+            let (mut high, mut low) = ([vdupq_n_s32(0); 2], [vdupq_n_s32(add); 2]);
             let mut i = 0;
             while i < N {
-                let x = vld1q_u8(x[i..i + 4].as_ptr().cast());
-                sum = dot_lane::<0>(sum, signed(codes[i]), x);
-                sum = dot_lane::<1>(sum, signed(codes[i + 1]), x);
-                sum = dot_lane::<2>(sum, signed(codes[i + 2]), x);
-                sum = dot_lane::<3>(sum, signed(codes[i + 3]), x);
+                let four = [0, 1, 2, 3].map(|j| signed(codes[i + j]));
+                high = dot_four(high, four, vld1q_u8(x.high[i..i + 4].as_ptr().cast()));
+                low = dot_four(low, four, vld1q_u8(x.low[i..i + 4].as_ptr().cast()));
                 i += 4;
             }
-            [vreinterpretq_u8_s32(sum[0]), vreinterpretq_u8_s32(sum[1])]
+            let sum =
+                |half: usize| vcvtq_f32_s32(vaddq_s32(vshlq_n_s32::<7>(high[half]), low[half]));
+            [sum(0), sum(1)]
         }
     }
 }
@@ -351,25 +357,18 @@ impl<const BF16: bool> Isa for WithNeon<BF16> {
         }
     }
     #[inline(always)]
-    fn dot<const MAX: i32, const N: usize>(self, codes: &[Ints; N], x: &[[u8; 4]; N]) -> Ints {
+    fn dot<const MAX: i32, const N: usize>(
+        self,
+        codes: &[Ints; N],
+        x: Fours<'_, N>,
+        add: i32,
+    ) -> F32 {
         const { assert!(MAX <= 127, "a code is a signed byte") };
-        self.dot_signed(codes, 0, x)
+        self.dot_signed(codes, 0, x, add)
     }
     #[inline(always)]
-    fn dot_bytes<const N: usize>(self, codes: &[Ints; N], x: &[[u8; 4]; N]) -> Ints {
-        self.dot_signed(codes, 128, x)
-    }
-    #[inline(always)]
-    fn combine(self, high: Ints, low: Ints, add: i32) -> F32 {
-        // SAFETY: the token proves neon.
-        unsafe {
-            let sum = |half: usize| {
-                let high = vshlq_n_s32::<7>(vreinterpretq_s32_u8(high[half]));
-                let low = vaddq_s32(vreinterpretq_s32_u8(low[half]), vdupq_n_s32(add));
-                vcvtq_f32_s32(vaddq_s32(high, low))
-            };
-            [sum(0), sum(1)]
-        }
+    fn dot_bytes<const N: usize>(self, codes: &[Ints; N], x: Fours<'_, N>, add: i32) -> F32 {
+        self.dot_signed(codes, 128, x, add)
     }
 }
 
@@ -406,6 +405,14 @@ impl PairIsa for NeonBf16 {
         // SAFETY: the token proves bf16.
         unsafe { [dot_four_pairs(a[0], b[0], sum[0]), dot_four_pairs(a[1], b[1], sum[1])] }
     }
+}
+
+/// Four dwords of signed codes with the four of `x`, added to `sum`.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn dot_four(sum: [int32x4_t; 2], codes: [Ints; 4], x: uint8x16_t) -> [int32x4_t; 2] {
+    let sum = dot_lane::<1>(dot_lane::<0>(sum, codes[0], x), codes[1], x);
+    dot_lane::<3>(dot_lane::<2>(sum, codes[2], x), codes[3], x)
 }
 
 /// The dot of four signed bytes of each dword of `codes` with dword `LANE` of `x`, added to `sum`.

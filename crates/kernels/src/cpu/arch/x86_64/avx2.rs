@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use crate::cpu::isa::{Cache, Isa, Piece};
+use crate::cpu::isa::{Cache, Fours, Isa, Piece};
 
 /// A processor with `avx2`, `fma` and `f16c`.
 #[derive(Clone, Copy, Debug)]
@@ -332,53 +332,71 @@ impl Isa for Avx2 {
     fn dot<const MAX: i32, const N: usize>(
         self,
         codes: &[__m256i; N],
-        x: &[[u8; 4]; N],
-    ) -> __m256i {
+        x: Fours<'_, N>,
+        add: i32,
+    ) -> __m256 {
         // SAFETY: the token proves avx2.
         unsafe {
-            let ones = _mm256_set1_epi16(1);
-            // Each product of pairs is at most 2 * 127 * MAX: so many fit into sixteen bits.
-            let fit = (32_767 / (254 * MAX)) as usize;
-            let mut sum = _mm256_setzero_si256();
-            let mut i = 0;
-            while i < N {
-                let mut pairs = _mm256_maddubs_epi16(codes[i], broadcast(x[i]));
-                let end = if i + fit < N { i + fit } else { N };
-                i += 1;
-                while i < end {
-                    let more = _mm256_maddubs_epi16(codes[i], broadcast(x[i]));
-                    pairs = _mm256_add_epi16(pairs, more);
-                    i += 1;
-                }
-                sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones));
-            }
-            sum
+            let high = dot::<MAX, N>(codes, x.high, _mm256_setzero_si256());
+            combine(high, dot::<MAX, N>(codes, x.low, _mm256_set1_epi32(add)))
         }
     }
     #[inline(always)]
-    fn dot_bytes<const N: usize>(self, codes: &[__m256i; N], x: &[[u8; 4]; N]) -> __m256i {
+    fn dot_bytes<const N: usize>(self, codes: &[__m256i; N], x: Fours<'_, N>, add: i32) -> __m256 {
         // SAFETY: the token proves avx2.
         unsafe {
-            let ones = _mm256_set1_epi16(1);
-            let mut sum = _mm256_setzero_si256();
-            for i in 0..N {
-                let number = _mm256_xor_si256(codes[i], _mm256_set1_epi8(i8::MIN));
-                // Magnitudes are at most 128, `x` at most 127: 2 * 128 * 127 fits.
-                let x = _mm256_sign_epi8(broadcast(x[i]), number);
-                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(number), x);
-                sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones));
-            }
-            sum
+            let high = dot_bytes(codes, x.high, _mm256_setzero_si256());
+            combine(high, dot_bytes(codes, x.low, _mm256_set1_epi32(add)))
         }
     }
-    #[inline(always)]
-    fn combine(self, high: __m256i, low: __m256i, add: i32) -> __m256 {
-        // SAFETY: the token proves avx2.
-        unsafe {
-            let low = _mm256_add_epi32(low, _mm256_set1_epi32(add));
-            _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_slli_epi32::<7>(high), low))
+}
+
+/// `sum + Σ codes · x` of codes that are at most `MAX`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn dot<const MAX: i32, const N: usize>(
+    codes: &[__m256i; N],
+    x: &[[u8; 4]; N],
+    mut sum: __m256i,
+) -> __m256i {
+    let ones = _mm256_set1_epi16(1);
+    // Each product of pairs is at most 2 * 127 * MAX: so many fit into sixteen bits.
+    let fit = (32_767 / (254 * MAX)) as usize;
+    let mut i = 0;
+    while i < N {
+        let mut pairs = _mm256_maddubs_epi16(codes[i], broadcast(x[i]));
+        let end = if i + fit < N { i + fit } else { N };
+        i += 1;
+        while i < end {
+            let more = _mm256_maddubs_epi16(codes[i], broadcast(x[i]));
+            pairs = _mm256_add_epi16(pairs, more);
+            i += 1;
         }
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones));
     }
+    sum
+}
+
+/// `sum + Σ (codes - 128) x`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn dot_bytes<const N: usize>(codes: &[__m256i; N], x: &[[u8; 4]; N], mut sum: __m256i) -> __m256i {
+    let ones = _mm256_set1_epi16(1);
+    for i in 0..N {
+        let number = _mm256_xor_si256(codes[i], _mm256_set1_epi8(i8::MIN));
+        // Magnitudes are at most 128, `x` at most 127: 2 * 128 * 127 fits.
+        let x = _mm256_sign_epi8(broadcast(x[i]), number);
+        let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(number), x);
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones));
+    }
+    sum
+}
+
+/// `128 high + low` as `f32`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn combine(high: __m256i, low: __m256i) -> __m256 {
+    _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_slli_epi32::<7>(high), low))
 }
 
 /// The same dword in every lane.

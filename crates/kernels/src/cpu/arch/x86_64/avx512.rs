@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::avx2::Avx2;
-use crate::cpu::isa::{Cache, Isa, PairIsa, Piece};
+use crate::cpu::isa::{Cache, Fours, Isa, PairIsa, Piece};
 
 /// A processor with `avx512f`, `avx512bw`, `avx512vl`, `avx512dq`, `avx512vnni`, and all of
 /// [`Avx2`]; where `BF16` also with `avx512bf16`.
@@ -312,27 +312,23 @@ impl<const BF16: bool> Isa for WithAvx512<BF16> {
     fn dot<const MAX: i32, const N: usize>(
         self,
         codes: &[__m512i; N],
-        x: &[[u8; 4]; N],
-    ) -> __m512i {
-        self.dot_bytes(codes, x)
+        x: Fours<'_, N>,
+        add: i32,
+    ) -> __m512 {
+        self.dot_bytes(codes, x, add)
     }
     #[inline(always)]
-    fn dot_bytes<const N: usize>(self, codes: &[__m512i; N], x: &[[u8; 4]; N]) -> __m512i {
+    fn dot_bytes<const N: usize>(self, codes: &[__m512i; N], x: Fours<'_, N>, add: i32) -> __m512 {
         // SAFETY: the token proves avx512vnni. The dots do not saturate.
         unsafe {
-            let mut sum = _mm512_setzero_si512();
+            let four = |x: [u8; 4]| _mm512_set1_epi32(i32::from_le_bytes(x));
+            let (x_high, x_low) = (x.high, x.low);
+            let (mut high, mut low) = (_mm512_setzero_si512(), _mm512_set1_epi32(add));
+            // In turn: each waits for its own sum.
             for i in 0..N {
-                let x = _mm512_set1_epi32(i32::from_le_bytes(x[i]));
-                sum = _mm512_dpbusd_epi32(sum, codes[i], x);
+                high = _mm512_dpbusd_epi32(high, codes[i], four(x_high[i]));
+                low = _mm512_dpbusd_epi32(low, codes[i], four(x_low[i]));
             }
-            sum
-        }
-    }
-    #[inline(always)]
-    fn combine(self, high: __m512i, low: __m512i, add: i32) -> __m512 {
-        // SAFETY: the token proves avx512f.
-        unsafe {
-            let low = _mm512_add_epi32(low, _mm512_set1_epi32(add));
             _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32::<7>(high), low))
         }
     }

@@ -13,7 +13,7 @@ use half::f16;
 use super::pages::{Ahead, Values};
 use super::tile::padded;
 use crate::Dtype;
-use crate::cpu::isa::{Isa, Piece};
+use crate::cpu::isa::{Fours, Isa, Piece};
 use crate::cpu::kv_cache::units::{CODE_ZERO, GROUP, PANEL, Q8, Q8Keys, Q8Values, Stored};
 use crate::cpu::ops::activations::SplitRows;
 use crate::cpu::ops::vector::Element;
@@ -213,9 +213,8 @@ impl Product for Q8 {
                 for r in 0..R {
                     let q = &q.numbers.row(row + r)[g];
                     let total = q.totals[0] + q.totals[1];
-                    let (high, low) =
-                        (isa.dot_bytes(&codes, &q.high), isa.dot_bytes(&codes, &q.low));
-                    let number = isa.combine(high, low, (I::BYTE_ZERO - CODE_ZERO) * total);
+                    let fours = Fours { high: &q.high, low: &q.low };
+                    let number = isa.dot_bytes(&codes, fours, (I::BYTE_ZERO - CODE_ZERO) * total);
                     let scale = isa.mul(scales, isa.splat(q.scale));
                     sums[r][v] = isa.fma(number, scale, sums[r][v]);
                 }
