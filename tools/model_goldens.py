@@ -9,6 +9,7 @@ key-value head, another activation; a head_dim that is not hidden_size / heads, 
 kinds of RoPE whose frequencies change with the length of a sequence.
 """
 
+import copy
 import json
 import sys
 from pathlib import Path
@@ -167,6 +168,16 @@ def sequence_losses(model, cases):
     return out
 
 
+def narrow(model, ids, labels):
+    """What the model computes in the narrow types."""
+    out = {}
+    for dtype in (torch.bfloat16, torch.float16):
+        output = copy.deepcopy(model).to(dtype)(ids, attention_mask=mask_of(ids), labels=labels)
+        out[str(dtype).removeprefix("torch.")] = dict(
+            logits=output.logits.float(), loss=output.loss.item())
+    return out
+
+
 def record_sequence_3(model):
     return record_sequence(model) | {"losses": sequence_losses(model, [
         (None, torch.tensor([2, 0])),
@@ -175,7 +186,7 @@ def record_sequence_3(model):
         (None, torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.5]])),
         ("multi_label_classification", torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0]])),
         ("regression", torch.tensor([[1.0, -0.5, 0.25], [0.0, 2.0, -1.0]])),
-    ])}
+    ]), "narrow": narrow(model, H_RIGHT, torch.tensor([2, 0]))}
 
 
 def record_sequence_1(model):
@@ -191,7 +202,7 @@ def record_token(model):
     full = model(H_RIGHT, attention_mask=mask, labels=labels, output_hidden_states=True)
     return dict(
         input_ids=H_RIGHT, attention_mask=mask, labels=labels, logits=full.logits,
-        loss=full.loss.item(), last_hidden_state=full.hidden_states[-1])
+        loss=full.loss.item(), last_hidden_state=full.hidden_states[-1], narrow=narrow(model, H_RIGHT, labels))
 
 
 def record_question(model):

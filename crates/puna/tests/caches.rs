@@ -192,6 +192,30 @@ fn a_cache_grows_without_a_limit() {
     }
 }
 
+/// A larger pool holds the very values of the smaller one, eight-bit ones too: a row of bytes under
+/// a scale is quantised to itself.
+#[test]
+fn growing_changes_no_value() {
+    let (model, _) = model();
+    let backend = &*model.model.backend;
+    let ids: Vec<u32> = (0..120).map(|i| 3 + (i * 11) % 28).collect();
+    for dtype in KvDtype::ALL {
+        let mut cache = Cache::dynamic(dtype);
+        step(&model, &ids[..60], 2, &mut cache);
+        let before: Vec<_> = (0..2).map(|layer| cache.layer(backend, layer)).collect();
+        step(&model, &ids, 2, &mut cache);
+        for (layer, (keys, values)) in before.iter().enumerate() {
+            let (k, v) = cache.layer(backend, layer);
+            // 2 rows of 2 heads, 30 and then 90 keys of 4.
+            for (wide, narrow) in [(&k, keys), (&v, values)] {
+                for (wide, narrow) in wide.chunks(90 * 4).zip(narrow.chunks(30 * 4)) {
+                    assert_eq!(&wide[..30 * 4], narrow, "{dtype:?}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn keys_and_values_go_out_and_in_again() {
     let (model, expected) = model();

@@ -53,7 +53,7 @@ struct Case {
 impl Case {
     fn new(case: &Value) -> Self {
         let shape = golden::shape(&case["input_ids"]);
-        let mask = case.get("attention_mask").map(|mask| booleans(mask));
+        let mask = case.get("attention_mask").map(booleans);
         Self { ids: integers(&case["input_ids"]), mask, batch: shape[0], len: shape[1] }
     }
 
@@ -203,6 +203,39 @@ fn tokens_are_classified() {
     assert_eq!(error, InputError::Label { label: 4 });
     let hidden = model.model.last_hidden_state(&case.inputs(), None, &mut Trace::default());
     assert_close("hidden", &hidden.unwrap(), &expected["last_hidden_state"], TOLERANCE);
+}
+
+/// The narrow types: rounded where the reference rounds, in sums of another order. The tolerance is
+/// three units in the last place of the largest logit, of order 4.
+#[test]
+fn narrow_types_round_as_the_reference_does() {
+    fn each<C: LlamaClass<Cpu>>(name: &str, run: impl Fn(&mut C, &Value) -> (Vec<f32>, f32)) {
+        for (dtype, unit) in [(Dtype::Bf16, 2.0_f32.powi(-8)), (Dtype::F16, 2.0_f32.powi(-11))] {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/heads").join(name);
+            let options = PretrainedOptions { dtype: Some(dtype), ..PretrainedOptions::default() };
+            let mut model = C::from_pretrained(cpu(), &folder, &options).unwrap().model;
+            let text = std::fs::read_to_string(folder.join("expected.json")).unwrap();
+            let expected: Value = serde_json::from_str(&text).unwrap();
+            let (logits, loss) = run(&mut model, &expected);
+            let recorded = &expected["narrow"][dtype.name()];
+            println!("{name} {}", dtype.name());
+            assert!(logits.iter().all(|&x| dtype.round(x) == x));
+            assert_close("logits", &logits, &recorded["logits"], 12.0 * unit);
+            assert_close("loss", &[loss], &recorded["loss"], 12.0 * unit);
+        }
+    }
+    each::<Sequence>("sequence_3", |model, expected| {
+        let case = Case::new(&expected["right"]);
+        let found = logits(model, &case.inputs(), Pooling::RightmostToken);
+        let loss = model.loss(&found, Labels::Integers(&[2, 0])).unwrap();
+        (found, loss)
+    });
+    each::<LlamaForTokenClassification<Cpu>>("token", |model, expected| {
+        let case = Case::new(expected);
+        let found = model.forward(&case.inputs(), None, &mut Trace::default()).unwrap();
+        let loss = model.loss(&found, &labels(&expected["labels"])).unwrap();
+        (found, loss)
+    });
 }
 
 #[test]

@@ -61,7 +61,9 @@ fn scheme(parts: &Parts<'_>) -> Result<Scheme, CheckpointError> {
         "group" => first.get("group_size").and_then(Value::as_i64),
         "tensor" | "channel" | "block" => None,
         _ => {
-            return Err(refuse("scales other than of tensor, channel, group or block are not read"));
+            return Err(refuse(
+                "scales other than of tensor, channel, group or block are not read",
+            ));
         }
     };
     let side = |i: usize| {

@@ -176,7 +176,22 @@ pub(super) fn assemble(
         };
         tensors.insert(name, stored);
     }
+    if matches!(settings.method, Method::Fp8 | Method::CompressedTensors) {
+        tensors.retain(|name, _| !is_cache_scale(name));
+    }
     Ok(Some(settings.summary(&formats)))
+}
+
+/// Scales of a cache of eight-bit keys and values; a cache here finds its own.
+fn is_cache_scale(name: &str) -> bool {
+    const ENDS: [&str; 5] = [
+        ".self_attn.k_scale",
+        ".self_attn.v_scale",
+        ".self_attn.q_scale",
+        ".k_proj.output_scale",
+        ".v_proj.output_scale",
+    ];
+    ENDS.iter().any(|end| name.ends_with(end))
 }
 
 /// How the weights were quantised.
