@@ -57,11 +57,13 @@ impl Awq {
 
 impl Decode for Awq {
     fn row(&self, row: usize, codes: &mut [f32], scales: &mut [f32]) {
+        let of_group =
+            |group| (self.code(&self.zeros, group, row), self.scales.get(group * self.rows + row));
+        let groups: Vec<(i32, f32)> = (0..self.n_groups).map(of_group).collect();
         for (column, (out, scale)) in codes.iter_mut().zip(scales).enumerate() {
-            let group = self.groups.of(column);
-            let zero = self.code(&self.zeros, group, row);
+            let (zero, factor) = groups[self.groups.of(column)];
             *out = (self.code(&self.codes, column, row) - zero) as f32;
-            *scale = self.scales.get(group * self.rows + row);
+            *scale = factor;
         }
     }
 

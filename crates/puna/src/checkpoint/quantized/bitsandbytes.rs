@@ -139,12 +139,17 @@ impl State {
 
 impl Decode for FourBits {
     fn row(&self, row: usize, codes: &mut [f32], scales: &mut [f32]) {
+        let first = row * self.cols;
+        let mut held = (first / self.run, self.absmax.get(first / self.run));
         for (column, (code, scale)) in codes.iter_mut().zip(scales).enumerate() {
-            let at = row * self.cols + column;
+            let at = first + column;
+            if at / self.run != held.0 {
+                held = (at / self.run, self.absmax.get(at / self.run));
+            }
             let byte = self.codes[at / 2];
             let half = if at.is_multiple_of(2) { byte >> 4 } else { byte & 15 };
             *code = self.values[usize::from(half)];
-            *scale = self.absmax.get(at / self.run);
+            *scale = held.1;
         }
     }
 

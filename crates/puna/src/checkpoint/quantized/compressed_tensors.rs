@@ -238,11 +238,14 @@ impl Decode for PackedCodes {
     fn row(&self, row: usize, codes: &mut [f32], scales: &mut [f32]) {
         let in_word = 32 / self.bits;
         let line = if self.is_shared { 0 } else { row };
+        let of_group =
+            |group| (self.zero(group, row), self.scales.get(line * self.n_groups + group));
+        let groups: Vec<(i32, f32)> = (0..self.n_groups).map(of_group).collect();
         for (column, (code, scale)) in codes.iter_mut().zip(scales).enumerate() {
-            let group = self.groups.of(column);
+            let (zero, factor) = groups[self.groups.of(column)];
             let word = word(&self.codes, row * self.stride + column / in_word);
-            *code = (self.unpack(word, column % in_word) - self.zero(group, row)) as f32;
-            *scale = self.scales.get(line * self.n_groups + group);
+            *code = (self.unpack(word, column % in_word) - zero) as f32;
+            *scale = factor;
         }
     }
 

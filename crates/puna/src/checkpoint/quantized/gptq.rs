@@ -90,14 +90,13 @@ impl Gptq {
 
 impl Decode for Gptq {
     fn row(&self, row: usize, codes: &mut [f32], scales: &mut [f32]) {
-        let zeros: Vec<i32> = (0..self.n_groups).map(|group| self.zero(group, row)).collect();
-        let factors: Vec<f32> =
-            (0..self.n_groups).map(|group| self.scales.get(group * self.rows + row)).collect();
+        let of_group = |group| (self.zero(group, row), self.scales.get(group * self.rows + row));
+        let groups: Vec<(i32, f32)> = (0..self.n_groups).map(of_group).collect();
         for (column, (out, scale)) in codes.iter_mut().zip(scales).enumerate() {
-            let group = self.groups.of(column);
+            let (zero, factor) = groups[self.groups.of(column)];
             let stored = code(&self.codes, row, self.rows, self.bits, column).cast_signed();
-            *out = (stored - zeros[group]) as f32;
-            *scale = factors[group];
+            *out = (stored - zero) as f32;
+            *scale = factor;
         }
     }
 

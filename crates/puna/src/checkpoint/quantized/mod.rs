@@ -174,6 +174,9 @@ pub(super) fn assemble(
             place: Place::Quantized(Arc::new(matrix)),
             file: Arc::from(file),
         };
+        if tensors.contains_key(&name) {
+            return Err(CheckpointError::new(file, name, Fault::Duplicate));
+        }
         tensors.insert(name, stored);
     }
     if matches!(settings.method, Method::Fp8 | Method::CompressedTensors) {
