@@ -33,7 +33,7 @@ use crate::config::LlamaConfig;
 const BLOCK: usize = 32;
 
 /// Gives the rows of a matrix.
-pub(super) trait Decode: Debug + Send + Sync {
+pub(crate) trait Decode: Debug + Send + Sync {
     /// For each column of a row: the code less its zero point, and its scale.
     fn row(&self, row: usize, codes: &mut [f32], scales: &mut [f32]);
 
@@ -47,7 +47,7 @@ pub(super) trait Decode: Debug + Send + Sync {
 
 /// A quantised matrix `(rows, cols)`.
 #[derive(Debug)]
-pub(super) struct Matrix {
+pub(crate) struct Matrix {
     decoder: Box<dyn Decode>,
     rows: usize,
     cols: usize,
