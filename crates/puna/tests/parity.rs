@@ -12,7 +12,7 @@ use puna_kernels::{Cpu, KvDtype};
 use serde_json::Value;
 
 type Model = puna::model::LlamaForCausalLM<Cpu>;
-type Cache = puna::model::DynamicCache<Cpu>;
+type Cache = puna::model::Cache<Cpu>;
 
 const TOLERANCE: f32 = 2e-5;
 
@@ -50,16 +50,12 @@ impl Case {
         }
     }
 
-    fn cache(&self, model: &Model) -> Cache {
-        Cache::new(&model.model, self.batch, self.len, KvDtype::F32).unwrap()
-    }
-
     fn logits(&self, model: &Model) -> Vec<f32> {
-        forward(model, &self.inputs(), &mut self.cache(model)).logits
+        forward(model, &self.inputs(), None).logits
     }
 }
 
-fn forward(model: &Model, inputs: &PaddedInputs<'_>, cache: &mut Cache) -> CausalLmOutput {
+fn forward(model: &Model, inputs: &PaddedInputs<'_>, cache: Option<&mut Cache>) -> CausalLmOutput {
     model.forward(inputs, LogitsToKeep::All, cache, &mut Trace::default()).unwrap()
 }
 
@@ -73,9 +69,9 @@ fn logits_hidden_states_and_attentions() {
         let full = &golden.expected["full"];
         let case = full_case(golden);
         let mut trace = Trace { hidden_states: Some(vec![]), attentions: Some(vec![]) };
-        let mut cache = case.cache(model);
+        let mut cache = Cache::dynamic(KvDtype::F32);
         let output =
-            model.forward(&case.inputs(), LogitsToKeep::All, &mut cache, &mut trace).unwrap();
+            model.forward(&case.inputs(), LogitsToKeep::All, Some(&mut cache), &mut trace).unwrap();
         assert_close("logits", &output.logits, &full["logits"], TOLERANCE);
         let hidden = trace.hidden_states.unwrap().concat();
         assert_close("hidden_states", &hidden, &full["hidden_states"], TOLERANCE);
@@ -115,8 +111,7 @@ fn logits_to_keep() {
     golden::each_model(|golden, model| {
         let case = full_case(golden);
         let keep = |which| {
-            let mut cache = case.cache(model);
-            model.forward(&case.inputs(), which, &mut cache, &mut Trace::default()).unwrap().logits
+            model.forward(&case.inputs(), which, None, &mut Trace::default()).unwrap().logits
         };
         let expected = &golden.expected;
         let last = keep(LogitsToKeep::Last(1));
@@ -185,9 +180,9 @@ fn a_cache_continues_where_it_stopped() {
         };
         let step = |ids: Vec<u32>, len, cache: &mut Cache| {
             let step = Case { ids, len, mask: None, positions: None, batch: case.batch };
-            forward(model, &step.inputs(), cache).logits
+            forward(model, &step.inputs(), Some(cache)).logits
         };
-        let mut cache = case.cache(model);
+        let mut cache = Cache::dynamic(KvDtype::F32);
         step(columns(0..head), head, &mut cache);
         let logits = step(columns(head..case.len), tail, &mut cache);
         let expected = &golden.expected["cached_2step_logits_last3"];
@@ -201,13 +196,11 @@ fn vectors_in_place_of_ids() {
     golden::each_model(|golden, model| {
         let case = full_case(golden);
         let mut trace = Trace { hidden_states: Some(vec![]), attentions: None };
-        let by_ids = {
-            let mut cache = case.cache(model);
-            model.forward(&case.inputs(), LogitsToKeep::All, &mut cache, &mut trace).unwrap()
-        };
+        let by_ids =
+            { model.forward(&case.inputs(), LogitsToKeep::All, None, &mut trace).unwrap() };
         let embeds = trace.hidden_states.unwrap().swap_remove(0);
         let inputs = PaddedInputs { tokens: Tokens::Embeds(&embeds), ..case.inputs() };
-        let by_vectors = forward(model, &inputs, &mut case.cache(model));
+        let by_vectors = forward(model, &inputs, None);
         assert_eq!(by_ids.logits, by_vectors.logits);
     });
 }
@@ -217,9 +210,8 @@ fn inputs_that_do_not_fit_are_refused() {
     golden::each_model(|golden, model| {
         let case = full_case(golden);
         let refuse = |inputs: &PaddedInputs<'_>, words: &str| {
-            let mut cache = case.cache(model);
             let error = model
-                .forward(inputs, LogitsToKeep::All, &mut cache, &mut Trace::default())
+                .forward(inputs, LogitsToKeep::All, None, &mut Trace::default())
                 .unwrap_err()
                 .to_string();
             assert!(error.contains(words), "{error}");
@@ -233,8 +225,7 @@ fn inputs_that_do_not_fit_are_refused() {
         refuse(&PaddedInputs { tokens: Tokens::Ids(&ids), ..inputs }, "input_ids holds 99999");
         let embeds = Tokens::Embeds(&[0.0; 4]);
         refuse(&PaddedInputs { tokens: embeds, ..inputs }, "inputs_embeds has 4 values");
-        let long = vec![1; case.batch * 100];
-        let long = PaddedInputs { tokens: Tokens::Ids(&long), len: 100, ..inputs };
-        refuse(&long, "the cache holds 2 rows");
+        let none = PaddedInputs { tokens: Tokens::Ids(&[]), len: 0, ..inputs };
+        refuse(&none, "input_ids holds no tokens");
     });
 }

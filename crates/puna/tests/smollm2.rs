@@ -13,7 +13,7 @@ use puna::generate::{
     Engine, EngineOptions, Proposer, Request, Sampled, SamplingParams, Speculation, StopConditions,
 };
 use puna::model::{
-    DynamicCache, LlamaForCausalLM, LoadOptions, LogitsToKeep, Loss, PaddedInputs, Tokens, Trace,
+    Cache, LlamaForCausalLM, LoadOptions, LogitsToKeep, Loss, PaddedInputs, Tokens, Trace,
 };
 use puna::tokenizer::{ChatOptions, ChatTemplate, EncodeOptions, Tokenizer};
 use puna_kernels::{Cpu, CpuOptions, KvDtype};
@@ -77,12 +77,7 @@ fn exact_model(checkpoint: &Checkpoint) -> &'static Model {
     MODEL.get_or_init(|| load(checkpoint, true))
 }
 
-fn forward(
-    model: &Model,
-    ids: &[u32],
-    keep: LogitsToKeep<'_>,
-    cache: &mut DynamicCache<Cpu>,
-) -> Vec<f32> {
+fn forward(model: &Model, ids: &[u32], keep: LogitsToKeep<'_>, cache: &mut Cache<Cpu>) -> Vec<f32> {
     let inputs = PaddedInputs {
         tokens: Tokens::Ids(ids),
         batch: 1,
@@ -90,12 +85,11 @@ fn forward(
         attention_mask: None,
         position_ids: None,
     };
-    model.forward(&inputs, keep, cache, &mut Trace::default()).unwrap().logits
+    model.forward(&inputs, keep, Some(cache), &mut Trace::default()).unwrap().logits
 }
 
 fn greedy(model: &Model, prompt_ids: &[u32], new_tokens: usize, eos: u32) -> Vec<u32> {
-    let capacity = prompt_ids.len() + new_tokens;
-    let mut cache = DynamicCache::new(&model.model, 1, capacity, KvDtype::F32).unwrap();
+    let mut cache = Cache::dynamic(KvDtype::F32);
     let mut completion: Vec<u32> = Vec::new();
     while completion.len() < new_tokens && completion.last() != Some(&eos) {
         let rows = completion.last().map_or(prompt_ids, std::slice::from_ref);
@@ -140,7 +134,7 @@ fn greedy_tokens_equal_those_of_transformers() {
 fn mean_nll(model: &Model, kv_dtype: KvDtype, ids: &[u32], context: usize, step: usize) -> f64 {
     let (mut total, mut tokens) = (0.0, 0);
     for window in ids.chunks(context) {
-        let mut cache = DynamicCache::new(&model.model, 1, window.len(), kv_dtype).unwrap();
+        let mut cache = Cache::dynamic(kv_dtype);
         let mut logits = Vec::new();
         for ids in window.chunks(step) {
             logits.extend(forward(model, ids, LogitsToKeep::All, &mut cache));

@@ -42,7 +42,7 @@ impl CheckpointError {
         &self.inner.fault
     }
 
-    pub(super) fn new(file: &Path, field: impl Into<String>, fault: Fault) -> Self {
+    pub(crate) fn new(file: &Path, field: impl Into<String>, fault: Fault) -> Self {
         let inner = Inner { file: file.to_owned(), field: field.into(), offset: None, fault };
         Self { inner: Box::new(inner) }
     }

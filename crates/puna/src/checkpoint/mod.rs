@@ -5,11 +5,13 @@
 //! Everything in a file is a claim: each length is held against what is left before it is used,
 //! and each fault names the file, the field and the place.
 
+mod discover;
 mod error;
 mod gguf;
 mod mmap;
 pub mod names;
 mod pickle;
+mod quantized;
 mod reader;
 mod safetensors;
 mod shards;
@@ -23,6 +25,7 @@ use std::sync::Arc;
 
 use puna_kernels::RopeLayout;
 
+pub use discover::OpenOptions;
 pub use error::{CheckpointError, Fault};
 pub use gguf::{Array, Metadata, Text, Value};
 pub use tensor::Tensor;
@@ -89,6 +92,19 @@ pub struct Checkpoint {
     rope_factors: Option<Vec<f32>>,
     tokenizer: TokenizerSource,
     metadata: Option<Metadata>,
+    /// What became of the matrices that a folder holds quantised.
+    quantization: Option<String>,
+    /// Names of tensors that no LLaMA of this configuration has; only where they were let pass.
+    unexpected: Vec<String>,
+}
+
+/// Whether the tensors must be those that the configuration asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Policy {
+    /// All, no other, each of its shape.
+    Exact,
+    /// Any; who loads a model says what it lacked.
+    AsFound,
 }
 
 impl Checkpoint {
@@ -97,16 +113,46 @@ impl Checkpoint {
         let path = path.as_ref();
         let metadata = std::fs::metadata(path)
             .map_err(|error| CheckpointError::new(path, "", Fault::Io(error)))?;
-        if !metadata.is_dir() {
-            return Self::open_file(path);
+        Self::open_as(path, metadata.is_dir(), Policy::Exact, &OpenOptions::default())
+    }
+
+    /// Opens what a class is to be loaded from: of its tensors some may be missing, of another shape
+    /// or no part of the class. Loading says which.
+    ///
+    /// # Errors
+    /// No weights, a broken file, or a configuration that is not a LLaMA's.
+    pub fn open_with(
+        path: impl AsRef<Path>,
+        options: &OpenOptions,
+    ) -> Result<Self, CheckpointError> {
+        let mut path = path.as_ref().to_owned();
+        path.extend(&options.subfolder);
+        path.extend(&options.gguf_file);
+        let metadata = std::fs::metadata(&path)
+            .map_err(|error| CheckpointError::new(&path, "", Fault::Io(error)))?;
+        Self::open_as(&path, metadata.is_dir(), Policy::AsFound, options)
+    }
+
+    fn open_as(
+        path: &Path,
+        is_folder: bool,
+        policy: Policy,
+        options: &OpenOptions,
+    ) -> Result<Self, CheckpointError> {
+        if !is_folder {
+            return Self::open_file(path, policy, options);
         }
-        match find_weights(path)? {
-            (SourceKind::Gguf, file) => Self::open_gguf(&file),
-            (kind, file) => Self::open_hf(path, kind, &file),
+        match discover::find_weights(path, options)? {
+            (SourceKind::Gguf, file) => Self::open_gguf(&file, policy),
+            (kind, file) => Self::open_hf(path, (kind, &file), policy, options),
         }
     }
 
-    fn open_file(path: &Path) -> Result<Self, CheckpointError> {
+    fn open_file(
+        path: &Path,
+        policy: Policy,
+        options: &OpenOptions,
+    ) -> Result<Self, CheckpointError> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
         let stem = name.strip_suffix(".index.json").unwrap_or(&name);
         let folder = match path.parent() {
@@ -114,24 +160,33 @@ impl Checkpoint {
             _ => Path::new("."),
         };
         if stem.ends_with(".safetensors") {
-            Self::open_hf(folder, SourceKind::Safetensors, path)
+            Self::open_hf(folder, (SourceKind::Safetensors, path), policy, options)
         } else if stem.ends_with(".bin") || stem.ends_with(".pt") {
-            Self::open_hf(folder, SourceKind::Torch, path)
+            Self::open_hf(folder, (SourceKind::Torch, path), policy, options)
         } else if stem.ends_with(".gguf") || mmap::map(path)?.starts_with(b"GGUF") {
-            Self::open_gguf(path)
+            Self::open_gguf(path, policy)
         } else {
             let what = "is not a model: name a folder, a .gguf, a .safetensors or a .bin file";
             Err(CheckpointError::new(path, "", Fault::NotFound(what.to_owned())))
         }
     }
 
-    fn open_hf(folder: &Path, kind: SourceKind, file: &Path) -> Result<Self, CheckpointError> {
-        let config = read_config(folder)?;
+    fn open_hf(
+        folder: &Path,
+        (kind, file): (SourceKind, &Path),
+        policy: Policy,
+        options: &OpenOptions,
+    ) -> Result<Self, CheckpointError> {
+        let config = match &options.config {
+            Some(config) => config.clone(),
+            None => read_config(folder)?,
+        };
         let (generation_config, generation_faults) = read_generation_config(folder)?;
         let is_index = file.extension().is_some_and(|extension| extension == "json");
         let open = if kind == SourceKind::Torch { torch::open } else { safetensors::open };
-        let tensors = if is_index { shards::open(file, open)? } else { open(file)? };
-        let tensors = checked(file, Naming::HuggingFace, tensors, &config)?;
+        let mut tensors = if is_index { shards::open(file, open)? } else { open(file)? };
+        let quantization = quantized::assemble(file, &config, &mut tensors)?;
+        let (tensors, unexpected) = checked(file, (Naming::HuggingFace, policy), tensors, &config)?;
         Ok(Self {
             path: file.to_owned(),
             kind,
@@ -142,10 +197,12 @@ impl Checkpoint {
             rope_factors: None,
             tokenizer: TokenizerSource::Folder(folder.to_owned()),
             metadata: None,
+            quantization,
+            unexpected,
         })
     }
 
-    fn open_gguf(path: &Path) -> Result<Self, CheckpointError> {
+    fn open_gguf(path: &Path, policy: Policy) -> Result<Self, CheckpointError> {
         let file = gguf::open(path)?;
         let config = file.config()?;
         let tokenizer = match file.tokenizer()? {
@@ -157,7 +214,7 @@ impl Checkpoint {
             Some(stored) => Some(stored.to_weight(name)?.to_f32()),
             None => None,
         };
-        let tensors = checked(path, Naming::Gguf, file.tensors, &config)?;
+        let (tensors, unexpected) = checked(path, (Naming::Gguf, policy), file.tensors, &config)?;
         Ok(Self {
             path: path.to_owned(),
             kind: SourceKind::Gguf,
@@ -168,6 +225,8 @@ impl Checkpoint {
             rope_factors,
             tokenizer,
             metadata: Some(file.metadata),
+            quantization: None,
+            unexpected,
         })
     }
 
@@ -238,6 +297,17 @@ impl Checkpoint {
         self.tensors.keys().map(String::as_str)
     }
 
+    /// How a folder's matrices were quantised, and in which formats they are given; one sentence.
+    pub fn quantization(&self) -> Option<&str> {
+        self.quantization.as_deref()
+    }
+
+    /// Names of the file's tensors that no LLaMA of this configuration has; only
+    /// [`Checkpoint::open_with`] lets them pass.
+    pub fn unexpected(&self) -> &[String] {
+        &self.unexpected
+    }
+
     /// Whether there is a tensor of this name. A bias that a GGUF file leaves out is zero.
     pub fn contains(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
@@ -255,13 +325,14 @@ impl Checkpoint {
     }
 }
 
-/// Brings tensors to our names and holds them against the configuration.
+/// Brings tensors to our names and, under [`Policy::Exact`], holds them against the configuration.
+/// The second list has the names of those that have no place in it.
 fn checked(
     file: &Path,
-    naming: Naming,
+    (naming, policy): (Naming, Policy),
     found: TensorMap,
     config: &LlamaConfig,
-) -> Result<TensorMap, CheckpointError> {
+) -> Result<(TensorMap, Vec<String>), CheckpointError> {
     let mut tensors = TensorMap::new();
     let mut unexpected = Vec::new();
     for (name, stored) in found {
@@ -274,7 +345,7 @@ fn checked(
             continue;
         };
         let expected = parsed.shape(config);
-        if stored.shape != expected {
+        if policy == Policy::Exact && stored.shape != expected {
             let fault = Fault::WrongShape { expected, got: stored.shape };
             return Err(CheckpointError::new(&stored.file, name, fault));
         }
@@ -283,6 +354,9 @@ fn checked(
             return Err(CheckpointError::new(&stored.file, name, Fault::Duplicate));
         }
         tensors.insert(ours, stored);
+    }
+    if policy == Policy::AsFound {
+        return Ok((tensors, unexpected));
     }
     if !unexpected.is_empty() {
         return Err(CheckpointError::new(file, "tensors", Fault::UnexpectedTensors(unexpected)));
@@ -293,44 +367,7 @@ fn checked(
     if !absent.is_empty() {
         return Err(CheckpointError::new(file, "tensors", Fault::MissingTensors(absent)));
     }
-    Ok(tensors)
-}
-
-/// The weights of a folder, in the order in which Transformers looks for them.
-fn find_weights(folder: &Path) -> Result<(SourceKind, PathBuf), CheckpointError> {
-    for (name, kind) in [
-        ("model.safetensors", SourceKind::Safetensors),
-        ("model.safetensors.index.json", SourceKind::Safetensors),
-        ("pytorch_model.bin", SourceKind::Torch),
-        ("pytorch_model.bin.index.json", SourceKind::Torch),
-    ] {
-        let path = folder.join(name);
-        if path.exists() {
-            return Ok((kind, path));
-        }
-    }
-    let io = |error| CheckpointError::new(folder, "", Fault::Io(error));
-    let mut ggufs = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(io)? {
-        let path = entry.map_err(io)?.path();
-        if path.extension().is_some_and(|extension| extension == "gguf") {
-            ggufs.push(path);
-        }
-    }
-    if let [only] = &*ggufs {
-        return Ok((SourceKind::Gguf, only.clone()));
-    }
-    let mut what =
-        "Error no file named model.safetensors, or pytorch_model.bin, found in directory"
-            .to_owned();
-    if ggufs.len() > 1 {
-        what += "; it holds several .gguf files, name one of them";
-    } else if folder.join("adapter_config.json").exists() {
-        what += "; it holds an adapter, open its base model";
-    } else if folder.join("params.json").exists() {
-        what += "; it holds weights in Meta's layout, convert them first";
-    }
-    Err(CheckpointError::new(folder, "", Fault::NotFound(what)))
+    Ok((tensors, unexpected))
 }
 
 fn read_config(folder: &Path) -> Result<LlamaConfig, CheckpointError> {
@@ -345,14 +382,6 @@ fn read_config(folder: &Path) -> Result<LlamaConfig, CheckpointError> {
     })?;
     if let Some(name) = config.architectures.iter().find(|name| !is_llama(name)) {
         return Err(CheckpointError::new(&path, "architectures", Fault::NotALlama(name.clone())));
-    }
-    if let Some(quantization) = &config.quantization_config {
-        let method = quantization.get("quant_method").and_then(|v| v.as_str()).unwrap_or("unknown");
-        let why = format!(
-            "weights quantised by '{method:.40}' are not read; use the unquantised model or a GGUF file"
-        );
-        let fault = Fault::Unsupported(why);
-        return Err(CheckpointError::new(&path, "quantization_config", fault));
     }
     Ok(config)
 }

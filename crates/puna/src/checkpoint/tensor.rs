@@ -9,6 +9,7 @@ use bytes::Bytes;
 use puna_kernels::Format;
 
 use super::error::{CheckpointError, Fault};
+use super::quantized::Matrix;
 
 /// A weight as a file holds it.
 #[derive(Clone, Debug)]
@@ -108,27 +109,39 @@ pub(super) enum Place {
         /// One for each dimension. The reader has checked that the last value lies inside.
         strides: Vec<usize>,
     },
+    /// Codes and scales under other names, which are put together when they are read.
+    Quantized(Arc<Matrix>),
 }
 
 impl StoredTensor {
     /// The tensor as a weight.
     pub(super) fn to_weight(&self, name: &str) -> Result<Tensor, CheckpointError> {
-        let (format, size) = match self.encoding {
-            Encoding::Weight(format) => (format, format.block_bytes()),
-            FLOAT64 => (Format::F32, 8),
+        let format = match self.encoding {
+            Encoding::Weight(format) => format,
+            FLOAT64 => Format::F32,
             Encoding::Other(dtype, _) => {
                 return Err(CheckpointError::new(&self.file, name, Fault::NotAWeight(dtype)));
             }
         };
-        let bytes = match &self.place {
+        let bytes = self.ordered();
+        let bytes = if self.encoding == FLOAT64 { narrowed(&bytes) } else { bytes };
+        Ok(Tensor { name: name.to_owned(), format, shape: self.shape.clone(), bytes })
+    }
+
+    /// The values in order, in the file's own type.
+    pub(super) fn ordered(&self) -> Bytes {
+        match &self.place {
             Place::Whole(bytes) => bytes.clone(),
             // Only PyTorch's files have strides, and their types are one value to a block.
             Place::Strided { storage, start, strides } => {
+                let size = match self.encoding {
+                    Encoding::Weight(format) => format.block_bytes(),
+                    Encoding::Other(_, size) => size,
+                };
                 gather(storage, *start, strides, &self.shape, size)
             }
-        };
-        let bytes = if self.encoding == FLOAT64 { narrowed(&bytes) } else { bytes };
-        Ok(Tensor { name: name.to_owned(), format, shape: self.shape.clone(), bytes })
+            Place::Quantized(matrix) => matrix.bytes(),
+        }
     }
 }
 

@@ -73,7 +73,8 @@ impl ProblemType {
         }
     }
 
-    fn from_name(name: &str) -> Option<Self> {
+    /// Reads [`ProblemType::name`].
+    pub fn from_name(name: &str) -> Option<Self> {
         [Self::Regression, Self::SingleLabelClassification, Self::MultiLabelClassification]
             .into_iter()
             .find(|kind| kind.name() == name)

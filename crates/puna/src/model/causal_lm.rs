@@ -1,11 +1,11 @@
 //! The language model. Hidden states `(rows, hidden_size)` of the decoder enter; logits
 //! `h lm_headᵀ` `(rows, vocab_size)` of the asked rows leave, with the embedding's own matrix where
-//! the two are tied. The loss is `-log softmax(logits[t])[labels[t + 1]]`, averaged over the labels
-//! that count.
+//! the two are tied.
 
 use puna_kernels::Backend;
 
-use super::{DynamicCache, InputError, Linear, LlamaModel, PaddedInputs, Trace, Workspace, read};
+use super::input_error::expect_len;
+use super::{Cache, InputError, Linear, LlamaModel, PaddedInputs, Trace, Workspace, read};
 
 /// A LLaMA that predicts the next token.
 #[derive(Debug)]
@@ -22,52 +22,48 @@ pub enum LogitsToKeep<'a> {
     /// All of them.
     #[default]
     All,
-    /// The last so many; more than there are means all.
-    Last(usize),
-    /// These, in this order.
-    Positions(&'a [usize]),
+    /// The last so many; more than there are, or 0, means all. A negative number leaves out the
+    /// first so many.
+    Last(i64),
+    /// These, in this order; a negative one counts from the end.
+    Positions(&'a [i64]),
+    /// `(batch, positions)`: as many of each row.
+    OfEachRow(&'a [i64]),
+    /// `(batch, len)`: those that are true, all rows after one another.
+    Where(&'a [bool]),
 }
 
 /// Result of [`LlamaForCausalLM::forward`].
 #[derive(Debug, Default)]
 pub struct CausalLmOutput {
-    /// `(batch, kept, vocab_size)`.
+    /// Values of `shape`.
     pub logits: Vec<f32>,
-    /// Positions kept of each row.
-    pub kept: usize,
-}
-
-/// How the losses of the tokens become one number.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Loss {
-    /// Their mean; NaN where no token counts, as PyTorch has it.
-    Mean,
-    /// Their sum over this many items: the number in all batches that share a step.
-    SumOver(f64),
+    /// `(batch, kept, vocab_size)`; `(kept, vocab_size)` for [`LogitsToKeep::Where`].
+    pub shape: Vec<usize>,
 }
 
 impl<B: Backend> LlamaForCausalLM<B> {
-    /// Logits of a rectangular batch after what `cache` holds.
+    /// Logits of a rectangular batch after what `cache` holds; without one, nothing is kept.
+    ///
+    /// # Errors
+    /// Inputs that do not fit each other, the model or the cache.
     pub fn forward(
         &self,
         inputs: &PaddedInputs<'_>,
         keep: LogitsToKeep<'_>,
-        cache: &mut DynamicCache<B>,
+        cache: Option<&mut Cache<B>>,
         trace: &mut Trace,
     ) -> Result<CausalLmOutput, InputError> {
-        let positions = kept_positions(keep, inputs.len)?;
+        let (rows, mut shape) = kept_rows(keep, inputs.batch, inputs.len)?;
         let normed = self.model.forward_padded(inputs, cache, trace)?;
         let backend = &*self.model.backend;
         let (hidden, vocab) = (self.model.config.hidden_size, self.model.config.vocab_size);
-        let rows: Vec<u32> = (0..inputs.batch)
-            .flat_map(|row| positions.iter().map(move |p| (row * inputs.len + p) as u32))
-            .collect();
         let mut kept = backend.alloc(rows.len() * hidden, "hidden states")?;
         backend.gather_rows(&normed, hidden, &rows, &mut kept);
         let mut logits = backend.alloc(rows.len() * vocab, "logits")?;
         self.head(&kept, rows.len(), &mut logits);
-        let logits = read(backend, &logits, rows.len() * vocab);
-        Ok(CausalLmOutput { logits, kept: positions.len() })
+        shape.push(vocab);
+        Ok(CausalLmOutput { logits: read(backend, &logits, rows.len() * vocab), shape })
     }
 
     /// The matrices that every token goes through, by the last part of their names in a checkpoint;
@@ -111,68 +107,87 @@ impl<B: Backend> LlamaForCausalLM<B> {
     }
 }
 
-fn kept_positions(keep: LogitsToKeep<'_>, len: usize) -> Result<Vec<usize>, InputError> {
-    match keep {
-        LogitsToKeep::All => Ok((0..len).collect()),
-        LogitsToKeep::Last(n) => Ok((len.saturating_sub(n)..len).collect()),
-        LogitsToKeep::Positions(positions) => match positions.iter().find(|&&p| p >= len) {
-            Some(&position) => Err(InputError::Position { position, len }),
-            None => Ok(positions.to_vec()),
-        },
-    }
-}
-
-/// Loss of a language model: token `t` predicts label `t + 1`; a negative label does not count.
-///
-/// logits `(batch, len, vocab_size)`, labels `(batch, len)`. The logits are taken in `f32`.
-///
-/// # Errors
-/// A label that is not below the vocabulary's size, or slices of the wrong length.
-pub fn causal_lm_loss<B: Backend>(
-    model: &LlamaModel<B>,
-    logits: &[f32],
-    labels: &[i64],
+/// The rows of a `(batch, len)` batch that are kept, and the shape that they have.
+fn kept_rows(
+    keep: LogitsToKeep<'_>,
+    batch: usize,
     len: usize,
-    reduction: Loss,
-) -> Result<f32, InputError> {
-    let vocab_size = model.config.vocab_size;
-    let expected = labels.len() * vocab_size;
-    if logits.len() != expected {
-        return Err(InputError::Length {
-            field: "labels",
-            found: labels.len(),
-            expected: logits.len() / vocab_size,
-        });
-    }
-    let mut targets = Vec::with_capacity(labels.len());
-    for row in labels.chunks(len.max(1)) {
-        for t in 0..row.len() {
-            targets.push(target(row.get(t + 1).copied(), vocab_size)?);
+) -> Result<(Vec<u32>, Vec<usize>), InputError> {
+    let of_rows = |columns: &[usize]| {
+        let rows = (0..batch).flat_map(|row| columns.iter().map(move |at| (row * len + at) as u32));
+        (rows.collect(), vec![batch, columns.len()])
+    };
+    match keep {
+        LogitsToKeep::All => Ok(of_rows(&Vec::from_iter(0..len))),
+        LogitsToKeep::Last(n) => {
+            let n_abs = usize::try_from(n.unsigned_abs()).unwrap_or(usize::MAX);
+            let first = match n {
+                0 => 0,
+                1.. => len.saturating_sub(n_abs),
+                _ => n_abs.min(len),
+            };
+            Ok(of_rows(&Vec::from_iter(first..len)))
+        }
+        LogitsToKeep::Positions(positions) => {
+            let columns = positions.iter().map(|&index| column(index, len));
+            Ok(of_rows(&columns.collect::<Result<Vec<_>, _>>()?))
+        }
+        LogitsToKeep::OfEachRow(positions) => {
+            if !positions.len().is_multiple_of(batch.max(1)) {
+                expect_len("logits_to_keep", positions.len(), batch)?;
+            }
+            let kept = positions.len() / batch.max(1);
+            let row = |(i, &index): (usize, &i64)| match usize::try_from(index) {
+                Ok(at) if at < len => Ok((i / kept * len + at) as u32),
+                _ => Err(InputError::Position { index, len }),
+            };
+            let rows = positions.iter().enumerate().map(row).collect::<Result<_, _>>()?;
+            Ok((rows, vec![batch, kept]))
+        }
+        LogitsToKeep::Where(kept) => {
+            expect_len("logits_to_keep", kept.len(), batch * len)?;
+            let marked = kept.iter().enumerate().filter(|(_, kept)| **kept);
+            let rows: Vec<u32> = marked.map(|(i, _)| i as u32).collect();
+            let n = rows.len();
+            Ok((rows, vec![n]))
         }
     }
-    let backend = &*model.backend;
-    let mut buf = backend.alloc(logits.len(), "logits")?;
-    backend.write(&mut buf, 0, logits);
-    let mut nll = vec![0.0; targets.len()];
-    backend.cross_entropy(&buf, vocab_size, &targets, &mut nll);
-    let total: f64 = nll.iter().map(|&x| f64::from(x)).sum();
-    let items = match reduction {
-        Loss::Mean => targets.iter().flatten().count() as f64,
-        Loss::SumOver(items) => items,
-    };
-    Ok((total / items) as f32)
 }
 
-fn target(label: Option<i64>, vocab_size: usize) -> Result<Option<u32>, InputError> {
-    match label {
-        None => Ok(None),
-        Some(label) if label < 0 => Ok(None),
-        Some(label) => match u32::try_from(label) {
-            Ok(id) if (id as usize) < vocab_size => Ok(Some(id)),
-            _ => Err(InputError::TokenId {
-                id: u32::try_from(label).unwrap_or(u32::MAX),
-                vocab_size,
-            }),
-        },
+/// Column `index` of `len`, from the end where it is negative.
+fn column(index: i64, len: usize) -> Result<usize, InputError> {
+    let at = if index < 0 { index.saturating_add(len as i64) } else { index };
+    match usize::try_from(at) {
+        Ok(at) if at < len => Ok(at),
+        _ => Err(InputError::Position { index, len }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_kept_as_python_indexes_them() {
+        let kept = |keep| kept_rows(keep, 2, 4).unwrap();
+        assert_eq!(kept(LogitsToKeep::All).1, [2, 4]);
+        assert_eq!(kept(LogitsToKeep::Last(0)).1, [2, 4]);
+        assert_eq!(kept(LogitsToKeep::Last(9)).1, [2, 4]);
+        assert_eq!(kept(LogitsToKeep::Last(1)), (vec![3, 7], vec![2, 1]));
+        assert_eq!(kept(LogitsToKeep::Last(-3)), (vec![3, 7], vec![2, 1]));
+        assert_eq!(kept(LogitsToKeep::Last(i64::MIN)), (vec![], vec![2, 0]));
+        assert_eq!(kept(LogitsToKeep::Positions(&[-1, 0])), (vec![3, 0, 7, 4], vec![2, 2]));
+        assert_eq!(kept(LogitsToKeep::OfEachRow(&[1, 2])), (vec![1, 6], vec![2, 1]));
+        let mask = [true, false, false, false, true, false, true, true];
+        assert_eq!(kept(LogitsToKeep::Where(&mask)), (vec![0, 4, 6, 7], vec![4]));
+        for keep in [
+            LogitsToKeep::Positions(&[4]),
+            LogitsToKeep::Positions(&[-5]),
+            LogitsToKeep::OfEachRow(&[-1, 0]),
+            LogitsToKeep::OfEachRow(&[0, 1, 2]),
+            LogitsToKeep::Where(&mask[1..]),
+        ] {
+            assert!(kept_rows(keep, 2, 4).is_err(), "{keep:?}");
+        }
     }
 }

@@ -9,14 +9,22 @@
 mod attention;
 mod batch;
 mod block;
+mod cache;
 mod causal_lm;
+mod input_error;
 mod linear;
 mod load;
+mod loss;
+mod mask;
 mod mlp;
 mod norm;
 mod padded;
 mod pow;
+pub mod pretrained;
+mod question_answering;
 pub mod rope;
+mod sequence_classification;
+mod token_classification;
 mod workspace;
 
 use std::sync::Arc;
@@ -26,12 +34,25 @@ use puna_kernels::{Backend, Dtype, KvDtype, KvShape, OutOfMemory};
 pub use attention::Attention;
 pub use batch::{Batch, Tokens};
 pub use block::Block;
-pub use causal_lm::{CausalLmOutput, LlamaForCausalLM, LogitsToKeep, Loss, causal_lm_loss};
+pub use cache::Cache;
+pub use causal_lm::{CausalLmOutput, LlamaForCausalLM, LogitsToKeep};
+pub use input_error::InputError;
 pub use linear::Linear;
-pub use load::{LoadError, LoadOptions, Loaded};
+pub use load::{LoadError, LoadOptions, Loaded, Loader, MismatchedKey};
+pub use loss::{
+    IGNORE_INDEX, Labels, Loss, causal_lm_loss, classification_loss, cross_entropy,
+    infer_problem_type, problem_type,
+};
+pub use mask::{AttentionMask, Mask4d};
 pub use mlp::Mlp;
 pub use norm::Norm;
-pub use padded::{AttentionMask, DynamicCache, InputError, PaddedInputs};
+pub use padded::PaddedInputs;
+pub use pretrained::{LlamaClass, PretrainedOptions, Resize};
+pub use question_answering::{LlamaForQuestionAnswering, QuestionAnsweringOutput};
+pub use sequence_classification::{
+    LlamaForSequenceClassification, Pooling, SequenceClassifierOutput,
+};
+pub use token_classification::LlamaForTokenClassification;
 pub use workspace::Workspace;
 
 use crate::config::LlamaConfig;
@@ -125,6 +146,33 @@ impl<B: Backend> LlamaModel<B> {
     /// The norm of the first `rows` rows of the residual stream, into `ws.normed`.
     pub fn normed(&self, rows: usize, ws: &mut Workspace<B>) {
         self.norm.forward(&self.backend, &ws.x, rows, self.dtype, &mut ws.normed);
+    }
+
+    /// Some rows of normed hidden states `(…, hidden_size)` through a head;
+    /// `(rows, out_features)`.
+    fn project(
+        &self,
+        normed: &B::Buf,
+        rows: &[u32],
+        head: &Linear<B>,
+    ) -> Result<Vec<f32>, OutOfMemory> {
+        let width = self.config.hidden_size;
+        let mut kept = self.backend.alloc(rows.len() * width, "hidden states")?;
+        self.backend.gather_rows(normed, width, rows, &mut kept);
+        self.project_all(&kept, rows.len(), head)
+    }
+
+    /// The first `rows` normed hidden states through a head; `(rows, out_features)`.
+    fn project_all(
+        &self,
+        normed: &B::Buf,
+        rows: usize,
+        head: &Linear<B>,
+    ) -> Result<Vec<f32>, OutOfMemory> {
+        let len = rows * head.out_features;
+        let mut logits = self.backend.alloc(len, "logits")?;
+        head.forward(&self.backend, normed, rows, self.dtype, &mut logits);
+        Ok(read(&*self.backend, &logits, len))
     }
 
     fn embed(&self, batch: &Batch<'_>, ws: &mut Workspace<B>) {

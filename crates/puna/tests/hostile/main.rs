@@ -347,7 +347,7 @@ fn configs() {
         ),
         case(
             "config: quantised weights",
-            changed("quantization_config", json!({"quant_method": "gptq"})),
+            changed("quantization_config", json!({"quant_method": "hqq"})),
             "quantization_config",
             |f| matches!(f, Fault::Unsupported(_)),
         ),
